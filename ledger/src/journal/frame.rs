@@ -1,0 +1,292 @@
+//! One frame: a header, the entry as JSON, and the blobs (answers, evidence) that belong to it.
+//!
+//! Must not know where a frame stands in a file. Invariants: the header's checksum covers the header, the chain covers
+//! number and entry, and an entry names the digest of each of its blobs; so a blob can be erased and everything else
+//! still checks.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{BLOB_BYTES_MAX, BLOBS_BYTES_MAX, JournalError, PAYLOAD_BYTES_MAX, Writer, u32_at, u64_at};
+use crate::entry::Entry;
+
+/// Length of a frame's header.
+pub(crate) const HEADER_BYTES: usize = 72;
+/// The first bytes of every frame.
+pub(crate) const MAGIC: &[u8; 4] = b"\xf7TuE";
+/// Length of what stands in front of a blob's bytes.
+const BLOB_HEADER_BYTES: usize = 9;
+/// Blobs below this length are not worth compressing.
+const COMPRESSED_FROM_BYTES: usize = 128;
+const ZSTD_LEVEL: i32 = 3;
+
+const RAW: u8 = 0;
+const ZSTD: u8 = 1;
+const ERASED: u8 = 2;
+
+/// What stands in front of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) payload_bytes: u32,
+    pub(crate) blobs_bytes: u64,
+    pub(crate) number: u64,
+    /// The offset up to which the file was known to be synced when this frame was written.
+    pub(crate) synced: u64,
+    pub(crate) chain: [u8; 32],
+    pub(crate) payload_crc: u32,
+}
+
+impl Header {
+    pub(crate) fn encode(&self, writer: &Writer) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..4].copy_from_slice(MAGIC);
+        bytes[4..8].copy_from_slice(&self.payload_bytes.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.blobs_bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.synced.to_le_bytes());
+        bytes[32..64].copy_from_slice(&self.chain);
+        bytes[64..68].copy_from_slice(&self.payload_crc.to_le_bytes());
+        let crc = header_crc(writer, &bytes);
+        bytes[68..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// The header in these bytes, or none where they are no header of this journal.
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES], writer: &Writer) -> Option<Self> {
+        if bytes[..4] != *MAGIC || u32_at(bytes, 68) != header_crc(writer, bytes) {
+            return None;
+        }
+        let mut chain = [0; 32];
+        chain.copy_from_slice(&bytes[32..64]);
+        let header = Self {
+            payload_bytes: u32_at(bytes, 4),
+            blobs_bytes: u64_at(bytes, 8),
+            number: u64_at(bytes, 16),
+            synced: u64_at(bytes, 24),
+            chain,
+            payload_crc: u32_at(bytes, 64),
+        };
+        let fits = header.payload_bytes <= PAYLOAD_BYTES_MAX && header.blobs_bytes <= BLOBS_BYTES_MAX;
+        fits.then_some(header)
+    }
+}
+
+fn header_crc(writer: &Writer, bytes: &[u8; HEADER_BYTES]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(writer);
+    hasher.update(&bytes[..68]);
+    hasher.finalize()
+}
+
+/// The chain's next link.
+pub(crate) fn link(previous: &[u8; 32], number: u64, payload: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(previous);
+    hasher.update(&number.to_le_bytes());
+    hasher.update(payload);
+    *hasher.finalize().as_bytes()
+}
+
+#[derive(Serialize)]
+struct PayloadRef<'a> {
+    entry: &'a Entry,
+    blobs: Vec<&'a Digest>,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    entry: Entry,
+    blobs: Vec<Digest>,
+}
+
+/// What an entry says about one of its blobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Digest {
+    /// BLAKE3 of the uncompressed bytes, in hex.
+    digest: String,
+    /// How many they are.
+    len: u64,
+}
+
+/// A blob, ready to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    digest: Digest,
+    stored: Vec<u8>,
+}
+
+impl Packed {
+    /// Compresses a blob where that helps.
+    pub(crate) fn new(bytes: &[u8]) -> Result<Self, JournalError> {
+        let len = bytes.len() as u64;
+        if len > BLOB_BYTES_MAX {
+            return Err(JournalError::TooLarge {
+                what: "a part of an answer",
+                bytes: len,
+                max: BLOB_BYTES_MAX,
+            });
+        }
+        let compressed = if bytes.len() < COMPRESSED_FROM_BYTES {
+            None
+        } else {
+            Some(zstd::bulk::compress(bytes, ZSTD_LEVEL)?).filter(|smaller| smaller.len() < bytes.len())
+        };
+        let (state, body) = compressed.as_deref().map_or((RAW, bytes), |body| (ZSTD, body));
+        let stored_len = u32::try_from(body.len()).expect("a blob is below 4 GiB");
+        let mut stored = Vec::with_capacity(BLOB_HEADER_BYTES + body.len());
+        stored.push(state);
+        stored.extend_from_slice(&stored_len.to_le_bytes());
+        stored.extend_from_slice(&blob_crc(state, stored_len, body).to_le_bytes());
+        stored.extend_from_slice(body);
+        Ok(Self { digest: Digest { digest: blake3::hash(bytes).to_hex().to_string(), len }, stored })
+    }
+}
+
+/// Covers state and length too, so that a flipped bit cannot erase a blob.
+fn blob_crc(state: u8, stored_len: u32, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[state]);
+    hasher.update(&stored_len.to_le_bytes());
+    if state != ERASED {
+        hasher.update(body);
+    }
+    hasher.finalize()
+}
+
+/// An entry with its blobs, ready to be numbered and written.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    payload: Vec<u8>,
+    blobs: Vec<Packed>,
+    blobs_bytes: usize,
+}
+
+impl Draft {
+    /// Writes the entry down; numbering and chaining wait until its place in the file is known.
+    pub(crate) fn new(entry: &Entry, blobs: Vec<Packed>) -> Result<Self, JournalError> {
+        let named = PayloadRef { entry, blobs: blobs.iter().map(|blob| &blob.digest).collect() };
+        let payload = serde_json::to_vec(&named).expect("an entry has text keys only and cannot fail");
+        let check = |what, bytes: usize, max: u64| {
+            let bytes = bytes as u64;
+            if bytes > max { Err(JournalError::TooLarge { what, bytes, max }) } else { Ok(()) }
+        };
+        check("an entry", payload.len(), u64::from(PAYLOAD_BYTES_MAX))?;
+        let blobs_bytes = blobs.iter().map(|blob| blob.stored.len()).sum();
+        check("an answer", blobs_bytes, BLOBS_BYTES_MAX)?;
+        Ok(Self { payload, blobs, blobs_bytes })
+    }
+
+    /// Bytes that it takes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        (HEADER_BYTES + self.payload.len() + self.blobs_bytes) as u64
+    }
+
+    /// Appends the frame to `out`; returns the chain's new link.
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        writer: &Writer,
+        number: u64,
+        synced: u64,
+        previous: &[u8; 32],
+    ) -> [u8; 32] {
+        let chain = link(previous, number, &self.payload);
+        let header = Header {
+            payload_bytes: u32::try_from(self.payload.len()).expect("checked against `PAYLOAD_BYTES_MAX`"),
+            blobs_bytes: self.blobs_bytes as u64,
+            number,
+            synced,
+            chain,
+            payload_crc: crc32fast::hash(&self.payload),
+        };
+        out.extend_from_slice(&header.encode(writer));
+        out.extend_from_slice(&self.payload);
+        for blob in &self.blobs {
+            out.extend_from_slice(&blob.stored);
+        }
+        chain
+    }
+}
+
+/// A blob as it was read; its digest is checked when it is opened.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    digest: Digest,
+    state: u8,
+    stored: Bytes,
+}
+
+impl Blob {
+    /// The uncompressed bytes; none where the blob was erased on purpose.
+    ///
+    /// # Errors
+    /// A text that says what does not match.
+    pub fn open(&self) -> Result<Option<Bytes>, &'static str> {
+        let bytes = match self.state {
+            ERASED => return Ok(None),
+            RAW => self.stored.clone(),
+            _ => {
+                let len =
+                    usize::try_from(self.digest.len).map_err(|_| "a blob is too large for this machine")?;
+                let bytes =
+                    zstd::bulk::decompress(&self.stored, len).map_err(|_| "a blob does not decompress")?;
+                Bytes::from(bytes)
+            }
+        };
+        if bytes.len() as u64 != self.digest.len
+            || blake3::hash(&bytes).to_hex().as_str() != self.digest.digest
+        {
+            return Err("a blob does not match its digest");
+        }
+        Ok(Some(bytes))
+    }
+}
+
+/// Why a frame's body is not what its header promised.
+#[derive(Debug)]
+pub(crate) enum BodyFault {
+    /// Bytes changed or are missing.
+    Damaged(&'static str),
+    /// Whole, but written by a version that knows more.
+    NotUnderstood(serde_json::Error),
+}
+
+/// Reads a body (entry and blobs) that stands behind `header`; `previous` checks the chain where it is known.
+pub(crate) fn read_body(
+    header: &Header,
+    body: Bytes,
+    previous: Option<&[u8; 32]>,
+) -> Result<(Entry, Vec<Blob>), BodyFault> {
+    use BodyFault::Damaged;
+    let payload = body.slice(..header.payload_bytes as usize);
+    let mut rest = body.slice(header.payload_bytes as usize..);
+    if crc32fast::hash(&payload) != header.payload_crc {
+        return Err(Damaged("the entry does not match its checksum"));
+    }
+    if previous.is_some_and(|previous| link(previous, header.number, &payload) != header.chain) {
+        return Err(Damaged("the entry does not continue the chain"));
+    }
+    let mut stored = Vec::new();
+    while !rest.is_empty() {
+        if rest.len() < BLOB_HEADER_BYTES {
+            return Err(Damaged("a blob's header is cut off"));
+        }
+        let (state, stored_len, crc) = (rest[0], u32_at(&rest, 1), u32_at(&rest, 5));
+        let body = rest.split_off(BLOB_HEADER_BYTES);
+        let end = stored_len as usize;
+        if state > ERASED || body.len() < end || blob_crc(state, stored_len, &body[..end]) != crc {
+            return Err(Damaged("a blob does not match its checksum"));
+        }
+        stored.push((state, body.slice(..end)));
+        rest = body.slice(end..);
+    }
+    let payload: Payload = serde_json::from_slice(&payload).map_err(BodyFault::NotUnderstood)?;
+    if payload.blobs.len() != stored.len() {
+        return Err(Damaged("the entry names more or fewer blobs than it has"));
+    }
+    if payload.blobs.iter().any(|digest| digest.len > BLOB_BYTES_MAX) {
+        return Err(Damaged("a blob is larger than a journal takes"));
+    }
+    let blobs = payload.blobs.into_iter().zip(stored);
+    Ok((payload.entry, blobs.map(|(digest, (state, stored))| Blob { digest, state, stored }).collect()))
+}

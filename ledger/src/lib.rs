@@ -1,0 +1,42 @@
+//! What was asked of expensive teachers, what it cost, what was answered, and who may still ask.
+//!
+//! No HTTP, no tensors of a trainer. Modules stand in the order in which data flows; each uses only those above it.
+
+pub mod money;
+pub mod time;
+pub mod json;
+pub mod tensor;
+pub mod query;
+pub mod answer;
+pub mod price;
+pub mod budget;
+pub mod entry;
+pub mod book;
+pub mod journal;
+pub mod statement;
+pub mod store;
+pub mod desk;
+
+pub use answer::{Answer, Floats, Record, Signal, Usage};
+pub use book::{Book, BookError, Claim, NotReserved, OpenHold, Present};
+pub use budget::{Budget, Limit, Refusal, Scope, Standing, Unit, Who};
+pub use desk::live::{Ending, Live, LiveReader, Step};
+pub use desk::order::{Forward, Item, Mode, Order};
+pub use desk::teacher::{Billing, Failure, Reply, Teacher};
+pub use desk::{Desk, DeskError, Outcome, Served, ServedItem, Settings, Streamed};
+pub use entry::{Cause, Entry, Exchange, Fact, HeldItem, HoldId, Origin, SettledItem, Tally};
+pub use journal::{Blob, JournalError};
+pub use json::{Json, JsonError};
+pub use money::{Amount, Usd};
+pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
+pub use query::{Query, QueryKey};
+pub use statement::{By, Discrepancy, Overrun, Statement, View};
+pub use store::embedded::{
+    Embedded, Entries, OpenError, Opened, Owner, ReadEntry, Recorded, Records, Recovery, read_entries,
+    records, records_of_run,
+};
+pub use store::open::{OpenStore, open_store};
+pub use store::socket::Remote;
+pub use store::{Clock, Doubt, Reservation, ReserveError, Settlement, Store, StoreError};
+pub use tensor::{Elements, Row, Tensor, TensorError};
+pub use time::{Day, Timestamp};

@@ -1,0 +1,590 @@
+//! Where every call went: a second fold of the entries, independent of the book, that adds up from single holds and
+//! lists every discrepancy.
+//!
+//! Shares no code with [`crate::book`] on purpose: what one of them gets wrong, the other finds. Must not know files.
+//! Invariant: every figure shown is a sum over single holds, computed when it is asked for; what is carried along serves
+//! only the check of limits at the moment of each hold.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::answer::Usage;
+use crate::budget::{Budget, Limit, Who};
+use crate::entry::{Cause, Entry, Exchange, Fact, HoldId, SettledItem, Tally};
+use crate::money::{Amount, Usd};
+use crate::price::{Price, PriceDigest};
+use crate::query::QueryKey;
+use crate::time::Timestamp;
+
+/// What a hold came to.
+#[derive(Clone, Debug, PartialEq)]
+enum Outcome {
+    UnderWay,
+    Settled(Amount),
+    Free,
+    Unknown(Cause),
+}
+
+/// One hold, from its making to its end.
+#[derive(Clone, Debug)]
+struct Line {
+    at: Timestamp,
+    party: usize,
+    keys: u64,
+    held: Amount,
+    outcome: Outcome,
+}
+
+/// What is remembered of a hold until it ends.
+#[derive(Clone, Debug)]
+struct Asked {
+    exchange: Exchange,
+    price: Option<PriceDigest>,
+    metered: bool,
+}
+
+/// Something that does not add up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Discrepancy {
+    /// The number of the entry, from 1.
+    pub entry: u64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A settled call that cost more than its hold: the teacher charged above the stated bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Overrun {
+    /// The hold.
+    pub hold: HoldId,
+    /// What was held.
+    pub held: Amount,
+    /// What it cost.
+    pub fee: Amount,
+}
+
+/// A dimension to add up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The teacher.
+    Teacher,
+    /// The run.
+    Run,
+    /// The client key.
+    Key,
+    /// The model.
+    Model,
+    /// The day (UTC) on which the hold was made.
+    Day,
+}
+
+/// What to show.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Rows of `by`.
+    pub by: Vec<By>,
+    /// Only holds made at or after this moment.
+    pub since: Option<Timestamp>,
+    /// Only holds made before this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// The second fold.
+#[derive(Clone, Debug, Default)]
+pub struct Statement {
+    parties: Vec<(Who, String)>,
+    party_of: BTreeMap<(Who, String), usize>,
+    lines: BTreeMap<HoldId, Line>,
+    /// What each party has committed so far: for the check of limits only.
+    committed: Vec<[i128; 3]>,
+    asked: HashMap<HoldId, Asked>,
+    held_keys: HashMap<QueryKey, HoldId>,
+    answered: BTreeSet<QueryKey>,
+    budgets: BTreeMap<String, Budget>,
+    prices: BTreeMap<PriceDigest, Price>,
+    tallies: BTreeMap<(Who, String), (u64, u64, Amount)>,
+    discrepancies: Vec<Discrepancy>,
+    overruns: Vec<Overrun>,
+    entries: u64,
+    last_at: Timestamp,
+}
+
+/// Sums of the three parts, wide enough for any record.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    settled: [u128; 3],
+    reserved: [u128; 3],
+    unknown: [u128; 3],
+}
+
+impl Sum {
+    fn add(&mut self, line: &Line) {
+        let (part, amount) = match &line.outcome {
+            Outcome::UnderWay => (&mut self.reserved, line.held),
+            Outcome::Settled(fee) => (&mut self.settled, *fee),
+            Outcome::Unknown(_) => (&mut self.unknown, line.held),
+            Outcome::Free => return,
+        };
+        for (sum, figure) in part.iter_mut().zip(figures(amount)) {
+            *sum += u128::from(figure);
+        }
+    }
+
+    fn committed(&self, unit: usize) -> u128 {
+        self.settled[unit] + self.reserved[unit] + self.unknown[unit]
+    }
+}
+
+impl Line {
+    /// What the hold counts against a limit.
+    fn counts(&self) -> [i128; 3] {
+        match &self.outcome {
+            Outcome::UnderWay | Outcome::Unknown(_) => figures(self.held).map(i128::from),
+            Outcome::Settled(fee) => figures(*fee).map(i128::from),
+            Outcome::Free => [0; 3],
+        }
+    }
+}
+
+fn figures(amount: Amount) -> [u64; 3] {
+    [amount.calls, amount.tokens, amount.usd.nanos()]
+}
+
+fn limits(limit: &Limit) -> [Option<u64>; 3] {
+    [limit.calls, limit.tokens, limit.usd.map(Usd::nanos)]
+}
+
+const UNITS: [&str; 3] = ["calls", "tokens", "usd"];
+
+impl Statement {
+    /// Adds the next entry.
+    pub fn add(&mut self, entry: &Entry) {
+        self.entries += 1;
+        if entry.at < self.last_at {
+            self.find(format!(
+                "its time, {}, is before the entry in front of it, {}",
+                entry.at, self.last_at
+            ));
+        }
+        self.last_at = self.last_at.max(entry.at);
+        match &entry.fact {
+            Fact::Opened { .. } | Fact::Closed => {}
+            Fact::Priced { digest, price } => {
+                if price.digest() != *digest {
+                    self.find(format!(
+                        "price `{}` of model `{}` does not match its digest",
+                        digest.0, price.model
+                    ));
+                }
+                self.prices.insert(digest.clone(), price.clone());
+            }
+            Fact::Limited { budget, .. } => {
+                self.budgets.insert(budget.name.clone(), budget.clone());
+            }
+            Fact::Reserved { hold, exchange, amount, price, metered, .. } => {
+                let asked = Asked { exchange: exchange.clone(), price: price.clone(), metered: *metered };
+                self.reserved(entry.at, *hold, asked, *amount);
+            }
+            Fact::Settled { hold, usage, fee, whole_hold, items, .. } => {
+                self.settled(*hold, usage.as_ref(), *fee, *whole_hold, items);
+            }
+            Fact::Released { hold, .. } => self.end(*hold, "released", false, |_| Outcome::Free),
+            Fact::Forfeited { hold, cause } => {
+                let cause = cause.clone();
+                self.end(*hold, "forfeited", false, |_| Outcome::Unknown(cause));
+            }
+            Fact::Resolved { hold, billed, .. } => {
+                let billed = *billed;
+                self.end(*hold, "resolved", true, |line| {
+                    if billed { Outcome::Settled(line.held) } else { Outcome::Free }
+                });
+            }
+            Fact::Served { tallies } => tallies.iter().for_each(|tally| self.served(tally)),
+        }
+    }
+
+    /// What does not add up, in the order of the entries.
+    pub fn discrepancies(&self) -> &[Discrepancy] {
+        &self.discrepancies
+    }
+
+    /// Adds what the caller found (a broken chain, say).
+    pub fn report(&mut self, discrepancy: Discrepancy) {
+        self.discrepancies.push(discrepancy);
+    }
+
+    /// Calls that cost more than was held for them.
+    pub fn overruns(&self) -> &[Overrun] {
+        &self.overruns
+    }
+
+    /// Calls settled, reserved and unknown: the totals of everything.
+    pub fn calls(&self) -> [u128; 3] {
+        let sum = self.sum(|_| true);
+        [sum.settled[0], sum.reserved[0], sum.unknown[0]]
+    }
+
+    /// The statement as the interface pins it.
+    pub fn to_json(&self, view: &View) -> Value {
+        let shown = |line: &Line| {
+            view.since.is_none_or(|since| line.at >= since) && view.until.is_none_or(|until| line.at < until)
+        };
+        let (calls, saved) = self.saved(|_| true);
+        let mut totals = units(&self.sum(shown));
+        totals.insert("saved".into(), json!({"calls": calls, "usd": dollars(saved)}));
+        let by: Vec<Value> = if view.by.is_empty() { Vec::new() } else { self.rows(view, shown) };
+        json!({
+            "totals": totals,
+            "budgets": self.budgets.values().filter(|budget| !budget.limit.is_lifted()).map(|budget| self.budget_json(budget)).collect::<Vec<_>>(),
+            "by": by,
+            "unknown": self.unknown(shown),
+            "overruns": self.overruns,
+            "discrepancies": self.discrepancies,
+            "entries": self.entries,
+        })
+    }
+
+    fn find(&mut self, what: String) {
+        self.discrepancies.push(Discrepancy { entry: self.entries, what });
+    }
+
+    fn reserved(&mut self, at: Timestamp, id: HoldId, asked: Asked, held: Amount) {
+        let expected = self.lines.last_key_value().map_or(1, |(last, _)| last.0 + 1);
+        if id.0 != expected {
+            self.find(format!("hold {} follows hold {}", id.0, expected - 1));
+        }
+        let exchange = &asked.exchange;
+        let mut found = Vec::new();
+        for item in &exchange.items {
+            if let Some(other) = self.held_keys.insert(item.key, id) {
+                found.push(format!("key {} is held by hold {} already", item.key, other.0));
+            }
+            if !exchange.refresh && self.answered.contains(&item.key) {
+                found.push(format!("key {} is bought although it is known", item.key));
+            }
+        }
+        let calls: u64 = exchange.items.iter().map(|item| item.calls).fold(0, u64::saturating_add);
+        if calls != held.calls {
+            found.push(format!("hold {} is of {} calls for items of {calls}", id.0, held.calls));
+        }
+        let party = (exchange.who.clone(), exchange.model.clone());
+        let next = self.parties.len();
+        let index = *self.party_of.entry(party.clone()).or_insert(next);
+        if index == next {
+            self.parties.push(party);
+            self.committed.push([0; 3]);
+        }
+        let keys = exchange.items.len() as u64;
+        let line = Line { at, party: index, keys, held, outcome: Outcome::UnderWay };
+        self.commit(index, [0; 3], line.counts());
+        self.lines.insert(id, line);
+        for what in self.over_limit(id, &asked.exchange.who) {
+            found.push(what);
+        }
+        self.asked.insert(id, asked);
+        found.into_iter().for_each(|what| self.find(what));
+    }
+
+    fn commit(&mut self, party: usize, before: [i128; 3], after: [i128; 3]) {
+        for (unit, sum) in self.committed[party].iter_mut().enumerate() {
+            *sum += after[unit] - before[unit];
+        }
+    }
+
+    /// Which limits the newest hold breaks.
+    fn over_limit(&self, id: HoldId, who: &Who) -> Vec<String> {
+        let mut found = Vec::new();
+        let held = figures(self.lines[&id].held);
+        for budget in self.budgets.values().filter(|budget| covers(budget, who)) {
+            let parties = self.parties.iter().zip(&self.committed);
+            let committed: Vec<_> =
+                parties.filter(|((who, _), _)| covers(budget, who)).map(|(_, sum)| sum).collect();
+            for (unit, limit) in limits(&budget.limit).into_iter().enumerate() {
+                let sum: i128 = committed.iter().map(|figures| figures[unit]).sum();
+                let Some(limit) = limit.filter(|limit| held[unit] > 0 && sum > i128::from(*limit)) else {
+                    continue;
+                };
+                let (name, unit) = (&budget.name, UNITS[unit]);
+                found.push(format!(
+                    "hold {} brings budget `{name}` to {sum} {unit}, over its limit of {limit}",
+                    id.0
+                ));
+            }
+        }
+        found
+    }
+
+    fn settled(
+        &mut self,
+        id: HoldId,
+        usage: Option<&Usage>,
+        fee: Amount,
+        whole_hold: bool,
+        items: &[SettledItem],
+    ) {
+        let mut found = Vec::new();
+        if let Some(asked) = self.asked.get(&id) {
+            let held = self.lines[&id].held;
+            let keys = items.iter().map(|item| item.key);
+            if !keys.eq(asked.exchange.items.iter().map(|item| item.key)) {
+                found.push(format!("the answer to hold {} is not to the items that were held", id.0));
+            }
+            let expected = self.expected_fee(asked, usage, held);
+            if expected != (fee, whole_hold) {
+                found.push(format!(
+                    "the fee of hold {} is {} calls, {} tokens, {} dollars; by its usage and price it is {} calls, {} tokens, {} dollars",
+                    id.0, fee.calls, fee.tokens, fee.usd, expected.0.calls, expected.0.tokens, expected.0.usd
+                ));
+            }
+            let mut shares = [0u128; 3];
+            for item in items {
+                for (sum, figure) in shares.iter_mut().zip(figures(item.share)) {
+                    *sum += u128::from(figure);
+                }
+            }
+            if shares != figures(fee).map(u128::from) {
+                found.push(format!("the shares of hold {} do not add up to its fee", id.0));
+            }
+            if figures(fee).iter().zip(figures(held)).any(|(fee, held)| *fee > held) && asked.bounded() {
+                self.overruns.push(Overrun { hold: id, held, fee });
+            }
+        }
+        found.into_iter().for_each(|what| self.find(what));
+        self.end_any(id, "settled", |_| Outcome::Settled(fee));
+        self.answered.extend(items.iter().map(|item| item.key));
+    }
+
+    /// The fee by usage and price, worked out anew.
+    fn expected_fee(&self, asked: &Asked, usage: Option<&Usage>, held: Amount) -> (Amount, bool) {
+        let Some(usage) = usage else { return (held, asked.metered) };
+        let price = asked.price.as_ref().and_then(|digest| self.prices.get(digest));
+        let nanos = price.map_or(0, |price| {
+            let or = |rate: Option<Usd>, other: Usd| u128::from(rate.unwrap_or(other).nanos());
+            let millionths = u128::from(usage.input) * u128::from(price.input.nanos())
+                + u128::from(usage.cached_input) * or(price.cached_input, price.input)
+                + u128::from(usage.cache_write) * or(price.cache_write, price.input)
+                + u128::from(usage.output) * u128::from(price.output.nanos())
+                + u128::from(usage.reasoning) * or(price.reasoning, price.output);
+            millionths.div_ceil(1_000_000) + u128::from(held.calls) * u128::from(price.request.nanos())
+        });
+        match u64::try_from(nanos) {
+            Ok(nanos) => {
+                (Amount { calls: held.calls, tokens: usage.total(), usd: Usd::from_nanos(nanos) }, false)
+            }
+            Err(_) => (held, asked.metered),
+        }
+    }
+
+    fn end(&mut self, id: HoldId, how: &str, was_unknown: bool, outcome: impl FnOnce(&Line) -> Outcome) {
+        let state = self.lines.get(&id).map(|line| &line.outcome);
+        let fits = match state {
+            Some(Outcome::UnderWay) => !was_unknown,
+            Some(Outcome::Unknown(_)) => was_unknown,
+            _ => false,
+        };
+        if fits {
+            self.end_any(id, how, outcome);
+        } else {
+            self.find(format!("hold {} is {how} although it is {}", id.0, state_name(state)));
+        }
+    }
+
+    fn end_any(&mut self, id: HoldId, how: &str, outcome: impl FnOnce(&Line) -> Outcome) {
+        let state = self.lines.get(&id).map(|line| &line.outcome);
+        if !matches!(state, Some(Outcome::UnderWay | Outcome::Unknown(_))) {
+            let what = format!("hold {} is {how} although it is {}", id.0, state_name(state));
+            return self.find(what);
+        }
+        let line = self.lines.get_mut(&id).expect("it was found");
+        let before = line.counts();
+        line.outcome = outcome(line);
+        let (party, after, unknown) =
+            (line.party, line.counts(), matches!(line.outcome, Outcome::Unknown(_)));
+        self.commit(party, before, after);
+        if let Some(asked) = self.asked.get(&id) {
+            for item in &asked.exchange.items {
+                if self.held_keys.get(&item.key) == Some(&id) {
+                    self.held_keys.remove(&item.key);
+                }
+            }
+        }
+        if !unknown {
+            self.asked.remove(&id);
+        }
+    }
+
+    fn served(&mut self, tally: &Tally) {
+        let sums = self.tallies.entry((tally.who.clone(), tally.model.clone())).or_default();
+        sums.0 = sums.0.saturating_add(tally.known);
+        sums.1 = sums.1.saturating_add(tally.followed);
+        sums.2 = sums.2.checked_add(tally.saved).unwrap_or(sums.2);
+    }
+
+    fn sum(&self, wanted: impl Fn(&Line) -> bool) -> Sum {
+        let mut sum = Sum::default();
+        self.lines.values().filter(|line| wanted(line)).for_each(|line| sum.add(line));
+        sum
+    }
+
+    fn saved(&self, wanted: impl Fn(&(Who, String)) -> bool) -> (u128, u128) {
+        let tallies = self.tallies.iter().filter(|(party, _)| wanted(party));
+        tallies.fold((0, 0), |(calls, usd), (_, (_, _, saved))| {
+            (calls + u128::from(saved.calls), usd + u128::from(saved.usd.nanos()))
+        })
+    }
+
+    fn budget_json(&self, budget: &Budget) -> Value {
+        let sum = self.sum(|line| covers(budget, &self.parties[line.party].0));
+        let mut limit = Map::new();
+        let mut left = Map::new();
+        for (unit, figure) in limits(&budget.limit).into_iter().enumerate() {
+            let Some(figure) = figure else { continue };
+            limit.insert(UNITS[unit].into(), figure_json(unit, u128::from(figure)));
+            left.insert(
+                UNITS[unit].into(),
+                figure_json(unit, u128::from(figure).saturating_sub(sum.committed(unit))),
+            );
+        }
+        let part = |figures: [u128; 3]| {
+            (0..3)
+                .map(|unit| (UNITS[unit].to_owned(), figure_json(unit, figures[unit])))
+                .collect::<Map<_, _>>()
+        };
+        json!({
+            "name": budget.name,
+            "scope": budget.scope,
+            "limit": limit,
+            "settled": part(sum.settled),
+            "reserved": part(sum.reserved),
+            "unknown": part(sum.unknown),
+            "left": left,
+        })
+    }
+
+    fn rows(&self, view: &View, shown: impl Fn(&Line) -> bool) -> Vec<Value> {
+        let mut rows: BTreeMap<Vec<Option<String>>, (Sum, u64, u64)> = BTreeMap::new();
+        for line in self.lines.values().filter(|line| shown(line)) {
+            let (who, model) = &self.parties[line.party];
+            let label = |by: &By| match by {
+                By::Teacher => Some(who.teacher.clone()),
+                By::Run => who.run.clone(),
+                By::Key => who.key.clone(),
+                By::Model => Some(model.clone()),
+                By::Day => Some(line.at.day().to_string()),
+            };
+            let row = rows.entry(view.by.iter().map(label).collect()).or_default();
+            row.0.add(line);
+            row.1 += 1;
+            row.2 += line.keys;
+        }
+        let row_json = |(labels, (sum, exchanges, items)): (Vec<Option<String>>, (Sum, u64, u64))| {
+            let mut row: Map<String, Value> =
+                view.by.iter().zip(labels).map(|(by, label)| (by.name().to_owned(), json!(label))).collect();
+            row.extend(units(&sum));
+            row.insert("exchanges".into(), json!(exchanges));
+            row.insert("items".into(), json!(items));
+            Value::Object(row)
+        };
+        rows.into_iter().map(row_json).collect()
+    }
+
+    fn unknown(&self, shown: impl Fn(&Line) -> bool) -> Vec<Value> {
+        let unknown = self.lines.iter().filter(|(_, line)| shown(line));
+        unknown
+            .filter_map(|(id, line)| {
+                let Outcome::Unknown(cause) = &line.outcome else { return None };
+                let (who, model) = &self.parties[line.party];
+                let keys = self.asked.get(id).map(|asked| &asked.exchange.items);
+                Some(json!({
+                    "id": id.0,
+                    "at": line.at.to_string(),
+                    "teacher": who.teacher,
+                    "run": who.run,
+                    "key": who.key,
+                    "model": model,
+                    "calls": line.held.calls,
+                    "tokens": line.held.tokens,
+                    "usd": line.held.usd.to_string(),
+                    "cause": cause,
+                    "keys": keys.map(|items| items.iter().map(|item| item.key).collect::<Vec<_>>()),
+                }))
+            })
+            .collect()
+    }
+}
+
+impl Asked {
+    /// Whether the hold bounds the fee in every unit that is priced.
+    fn bounded(&self) -> bool {
+        self.price.is_some()
+    }
+}
+
+impl By {
+    /// Its name in the statement and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Teacher => "teacher",
+            Self::Run => "run",
+            Self::Key => "key",
+            Self::Model => "model",
+            Self::Day => "day",
+        }
+    }
+}
+
+impl std::str::FromStr for By {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Teacher, Self::Run, Self::Key, Self::Model, Self::Day];
+        let found = all.into_iter().find(|by| by.name() == text);
+        found.ok_or_else(|| format!("`{text}` is not one of teacher, run, key, model, day"))
+    }
+}
+
+fn covers(budget: &Budget, who: &Who) -> bool {
+    let Budget { scope, limit, .. } = budget;
+    let same = |wanted: &Option<String>, found: Option<&str>| {
+        wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
+    };
+    !limit.is_lifted()
+        && same(&scope.teacher, Some(&who.teacher))
+        && same(&scope.run, who.run.as_deref())
+        && same(&scope.key, who.key.as_deref())
+}
+
+fn state_name(state: Option<&Outcome>) -> &'static str {
+    match state {
+        None => "not known",
+        Some(Outcome::UnderWay) => "under way",
+        Some(Outcome::Settled(_)) => "settled",
+        Some(Outcome::Free) => "free",
+        Some(Outcome::Unknown(_)) => "unknown",
+    }
+}
+
+fn dollars(nanos: u128) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+fn figure_json(unit: usize, figure: u128) -> Value {
+    if UNITS[unit] == "usd" {
+        json!(dollars(figure))
+    } else {
+        json!(u64::try_from(figure).unwrap_or(u64::MAX))
+    }
+}
+
+fn units(sum: &Sum) -> Map<String, Value> {
+    let unit = |unit: usize| {
+        json!({
+            "settled": figure_json(unit, sum.settled[unit]),
+            "reserved": figure_json(unit, sum.reserved[unit]),
+            "unknown": figure_json(unit, sum.unknown[unit]),
+        })
+    };
+    (0..3).map(|index| (UNITS[index].to_owned(), unit(index))).collect()
+}

@@ -1,0 +1,180 @@
+//! Making entries durable: whole groups are written, synced once, then shown and answered.
+//!
+//! Must not know what entries mean. Invariants: nobody hears that an entry is durable before its group is synced; after a
+//! write or a sync that failed nothing more is written, whatever a later sync would say.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::checkpoint::{CHECKPOINT, Checkpoint};
+use super::core::{Core, Pending};
+use super::recover::State;
+use crate::store::StoreError;
+
+/// Hits are written at most this long after they were served.
+const TALLY_PAUSE: Duration = Duration::from_secs(1);
+/// A checkpoint is written after so many bytes of journal.
+const CHECKPOINT_STEP_BYTES: u64 = 256 << 20;
+
+/// The one writer of a journal.
+pub(crate) struct Committer {
+    core: Arc<Core>,
+    program: String,
+    position: u64,
+    last: u64,
+    number: u64,
+    chain: [u8; 32],
+    checkpointed: u64,
+}
+
+impl Committer {
+    /// A writer that goes on where `state` ends.
+    pub(crate) fn new(core: Arc<Core>, program: &str, state: &State) -> Self {
+        Self {
+            core,
+            program: program.to_owned(),
+            position: state.position,
+            last: state.last,
+            number: state.number,
+            chain: state.chain,
+            checkpointed: state.position,
+        }
+    }
+
+    /// Commits until the store stops.
+    pub(crate) fn run(mut self) -> Self {
+        let mut tally_at = None;
+        loop {
+            let core = Arc::clone(&self.core);
+            let mut inner = core.lock();
+            while inner.queue.is_empty() {
+                if inner.stopping {
+                    return self;
+                }
+                if inner.tallies.is_empty() {
+                    tally_at = None;
+                    inner = core.wake.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                let due = *tally_at.get_or_insert_with(|| Instant::now() + TALLY_PAUSE);
+                let left = due.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    tally_at = None;
+                    core.submit_tallies(&mut inner);
+                } else {
+                    inner = core.wake.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+            if !inner.tallies.is_empty()
+                && *tally_at.get_or_insert_with(|| Instant::now() + TALLY_PAUSE) <= Instant::now()
+            {
+                tally_at = None;
+                core.submit_tallies(&mut inner);
+            }
+            drop(inner);
+            self.commit();
+            if self.position - self.checkpointed >= CHECKPOINT_STEP_BYTES {
+                self.checkpoint();
+            }
+        }
+    }
+
+    /// Commits everything that is enqueued now.
+    pub(crate) fn commit(&mut self) {
+        let group = self.core.lock().take();
+        if group.iter().all(|pending| pending.draft.is_none()) {
+            return group.into_iter().for_each(|pending| answer(pending, Ok(())));
+        }
+        let mut bytes = Vec::new();
+        let (mut last, mut number, mut chain) = (self.last, self.number, self.chain);
+        for draft in group.iter().filter_map(|pending| pending.draft.as_ref()) {
+            last = self.position + bytes.len() as u64;
+            number += 1;
+            chain = draft.write(&mut bytes, &self.core.header.writer, number, self.position, &chain);
+        }
+        let disk = &self.core.disk;
+        if let Err(error) = disk.write_at(&bytes, self.position).and_then(|()| disk.sync()) {
+            return self.fail(group, &error);
+        }
+        (self.last, self.number, self.chain) = (last, number, chain);
+        self.position += bytes.len() as u64;
+        self.show(group);
+    }
+
+    /// Shows what has become durable, then answers everybody who waits for it.
+    fn show(&self, mut group: Vec<Pending>) {
+        let known: Vec<_> = group.iter_mut().flat_map(|pending| std::mem::take(&mut pending.known)).collect();
+        if !known.is_empty() {
+            let mut places = self.core.places.write().unwrap_or_else(PoisonError::into_inner);
+            places.extend(known.iter().map(|(place, record)| (record.key, *place)));
+        }
+        self.core.synced.store(self.position, Ordering::Release);
+        self.core.index.add(known, self.position);
+        group.into_iter().for_each(|pending| answer(pending, Ok(())));
+        self.core.changes.send_replace(self.number);
+    }
+
+    /// Gives up writing: the group and all after it fail, and the book goes back to what is durable.
+    fn fail(&self, group: Vec<Pending>, error: &io::Error) {
+        let core = &self.core;
+        let why = format!("writing its journal failed: {error}");
+        tracing::error!(%error, "the journal cannot be written; what is known is served, nothing is bought");
+        if let Err(error) = core.disk.cut(self.position).and_then(|()| core.disk.sync()) {
+            tracing::error!(%error, "what was written in part could not be cut off; it is judged at the next start");
+        }
+        let mut durable = State::start(&core.header);
+        let replayed = durable.replay(&*core.disk, &core.header, self.position);
+        let mut inner = core.lock();
+        inner.unwritable = Some(why.clone());
+        match replayed {
+            Ok(None) => inner.roll_back(durable),
+            Ok(Some(torn)) => tracing::error!(?torn, "the journal reads no longer as it was written"),
+            Err(error) => tracing::error!(%error, "the journal cannot be read back"),
+        }
+        let rest = inner.take();
+        drop(inner);
+        for pending in group.into_iter().chain(rest) {
+            answer(pending, Err(StoreError::Unwritable(why.clone())));
+        }
+    }
+
+    /// Writes a checkpoint, if just now everything that was decided is durable.
+    pub(crate) fn checkpoint(&mut self) {
+        let core = &self.core;
+        let inner = core.lock();
+        if !inner.queue.is_empty() || inner.unwritable.is_some() {
+            return;
+        }
+        let state = State {
+            book: inner.book.clone(),
+            open: inner.open.clone(),
+            places: core.places.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            position: self.position,
+            last: self.last,
+            number: self.number,
+            chain: self.chain,
+            closed: false,
+        };
+        drop(inner);
+        self.checkpointed = self.position;
+        if self.number == 0 {
+            return;
+        }
+        let checkpoint = Checkpoint::new(&self.program, state).encode(&core.header);
+        if let Err(error) = core.disk.replace(CHECKPOINT, &checkpoint) {
+            tracing::warn!(%error, "no checkpoint could be written; the next start reads the whole journal");
+        }
+    }
+
+    /// Where the journal ends.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+fn answer(pending: Pending, result: Result<(), StoreError>) {
+    // Whoever waited may have gone away; the entry stands all the same.
+    let _ = pending.done.send(result);
+}

@@ -1,0 +1,6 @@
+//! Tests of the embedded store: on a real folder, and on a disk that forgets what was not synced.
+
+mod disk;
+mod folder;
+mod histories;
+mod order;

@@ -1,0 +1,74 @@
+//! Opening the embedded store from any process: the first one owns it, the others are its clients.
+//!
+//! Must not know what a store keeps. Invariant: there is at most one owner, and whoever cannot own and cannot reach the
+//! owner gets an error, not a second store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::embedded::{Embedded, OpenError, Owner, Recovery};
+use super::socket::Remote;
+use super::{Clock, Store, StoreError};
+
+/// Attempts to own or to connect, while an owner is just coming or going.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A store, owned or connected to.
+pub struct OpenStore {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What opening found, where this process owns the store.
+    pub recovery: Option<Recovery>,
+    owner: Option<Owner>,
+}
+
+/// Owns the store in `folder` and serves other processes, or connects to its owner.
+///
+/// # Errors
+/// The journal is damaged or newer, the folder cannot be used, or its owner does not answer.
+pub async fn open_store(folder: &Path, clock: Clock, program: &str) -> Result<OpenStore, OpenError> {
+    let mut why = String::new();
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        match Embedded::open(folder, Arc::clone(&clock), program) {
+            Ok(opened) => {
+                let mut owner = opened.owner;
+                owner
+                    .listen(&opened.store)
+                    .map_err(|source| OpenError::Io { path: folder.join(super::socket::SOCKET), source })?;
+                let recovery = Some(opened.recovery);
+                return Ok(OpenStore { store: opened.store, recovery, owner: Some(owner) });
+            }
+            Err(OpenError::Owned(_)) => {}
+            Err(error) => return Err(error),
+        }
+        match Remote::connect(folder).await {
+            Ok(store) => return Ok(OpenStore { store, recovery: None, owner: None }),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                let folder = folder.to_owned();
+                return Err(OpenError::Unreachable { folder, why: error.to_string() });
+            }
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(OpenError::Unreachable { folder: folder.to_owned(), why })
+}
+
+impl OpenStore {
+    /// Whether this process owns the store.
+    pub fn is_owner(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// Closes an owned store in good order; a connection is just given up.
+    ///
+    /// # Errors
+    /// The end mark could not be written; nothing acknowledged is lost.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.owner.map_or(Ok(()), Owner::close)
+    }
+}

@@ -1,0 +1,113 @@
+//! Who may ask: client keys, compared by their hash in constant time.
+//!
+//! Must not know HTTP beyond the headers that carry a key. Invariant: no key is kept, printed or forwarded; which of
+//! several keys matched does not show in the time that it took.
+
+use axum::http::HeaderMap;
+use subtle::{ConditionallySelectable, ConstantTimeEq};
+
+/// A client that may ask.
+#[derive(Clone, Debug)]
+pub struct ClientKey {
+    name: String,
+    hash: [u8; 32],
+}
+
+/// A text that is no hash of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("key `{name}`: `hash` is not 64 hex digits")]
+pub struct KeyError {
+    /// The key's name.
+    pub name: String,
+}
+
+impl ClientKey {
+    /// A client whose key hashes to `hash` (64 hex digits).
+    ///
+    /// # Errors
+    /// A text that is no hash.
+    pub fn new(name: impl Into<String>, hash: &str) -> Result<Self, KeyError> {
+        let name = name.into();
+        match blake3::Hash::from_hex(hash) {
+            Ok(hash) => Ok(Self { name, hash: *hash.as_bytes() }),
+            Err(_) => Err(KeyError { name }),
+        }
+    }
+
+    /// The hash of a key, in hex. Keys are 256 random bits, so a fast hash guards them as well as a slow one.
+    pub fn hash(key: &str) -> String {
+        blake3::hash(key.as_bytes()).to_hex().to_string()
+    }
+}
+
+/// The key that a request carries: `Authorization: Bearer KEY`, or `x-api-key: KEY`.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()))
+}
+
+/// The client that a request comes from; none where it carries no known key.
+pub(crate) fn client<'k>(keys: &'k [ClientKey], headers: &HeaderMap) -> Option<&'k ClientKey> {
+    let hash = blake3::hash(presented(headers)?.as_bytes());
+    let mut found = u64::MAX;
+    for (index, key) in keys.iter().enumerate() {
+        let same = key.hash.as_slice().ct_eq(hash.as_bytes().as_slice());
+        found.conditional_assign(&(index as u64), same);
+    }
+    usize::try_from(found).ok().and_then(|found| keys.get(found))
+}
+
+impl ClientKey {
+    /// The client's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Whether a web page of another origin sent the request: without keys, a page could spend the money of whoever reads it.
+pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = text("origin") else { return false };
+    let origin = origin.split_once("://").map_or(origin, |(_, host)| host);
+    text("host") != Some(origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_by_its_hash() {
+        let keys = ["alice", "bob"].map(|name| ClientKey::new(name, &ClientKey::hash(name)).unwrap());
+        #[track_caller]
+        fn check(keys: &[ClientKey], header: (&'static str, &str), expected: Option<&str>) {
+            let mut headers = HeaderMap::new();
+            headers.insert(header.0, header.1.parse().unwrap());
+            assert_eq!(client(keys, &headers).map(ClientKey::name), expected);
+        }
+        check(&keys, ("authorization", "Bearer alice"), Some("alice"));
+        check(&keys, ("authorization", "bearer bob"), Some("bob"));
+        check(&keys, ("x-api-key", "bob"), Some("bob"));
+        check(&keys, ("authorization", "Bearer eve"), None);
+        check(&keys, ("authorization", "alice"), None);
+        check(&keys, ("host", "alice"), None);
+        assert_eq!(ClientKey::new("eve", "abc").unwrap_err(), KeyError { name: "eve".into() });
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_told_apart() {
+        let headers = |origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "127.0.0.1:8080".parse().unwrap());
+            headers.insert("origin", origin.parse().unwrap());
+            headers
+        };
+        assert!(!is_cross_site(&headers("http://127.0.0.1:8080")));
+        assert!(is_cross_site(&headers("https://evil.example")));
+        assert!(is_cross_site(&headers("null")));
+        assert!(!is_cross_site(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,131 @@
+//! What every request shares: the desk, the teachers, the client keys, the limits, and the counters.
+//!
+//! Must not know any path. Invariant: a request is counted from its admission to the last byte of its answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::HeaderMap;
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tuition_ledger::{Billing, Desk, DeskError, Mode};
+
+use crate::access::{self, ClientKey};
+use crate::metrics::{Gauges, Metrics};
+use crate::problem::Problem;
+use crate::route::Route;
+
+/// Makes the statement that `/api/statement` shows.
+pub type StatementSource =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<serde_json::Value, String>> + Send + Sync>;
+
+/// Whose answers a client is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// Everybody's.
+    #[default]
+    All,
+    /// Those that were bought with the same client key.
+    Key,
+}
+
+/// How much is taken at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Open connections; further ones wait to be accepted.
+    pub connections: usize,
+    /// Requests under way; further ones are refused (503 `busy`).
+    pub requests: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes: 32 << 20, connections: 4096, requests: 4096 }
+    }
+}
+
+/// Everything that a proxy needs.
+#[derive(Clone)]
+pub struct Proxy {
+    /// Asks, counts and records.
+    pub desk: Arc<Desk>,
+    /// The teachers in the order of the configuration; the first that lists a model serves it.
+    pub teachers: Vec<Route>,
+    /// Who may ask; none: everybody on this machine, and nobody else.
+    pub keys: Vec<ClientKey>,
+    /// The server's mode; a header can only be stricter.
+    pub mode: Mode,
+    /// Whose answers a client is served.
+    pub share: Share,
+    /// How much is taken at once.
+    pub limits: Limits,
+    /// Makes the statement.
+    pub statement: StatementSource,
+}
+
+/// A proxy at work.
+pub(crate) struct Front {
+    pub(crate) proxy: Proxy,
+    pub(crate) metrics: Metrics,
+    requests: Arc<Semaphore>,
+    draining: AtomicBool,
+}
+
+impl Front {
+    pub(crate) fn new(proxy: Proxy) -> Arc<Self> {
+        let requests = Arc::new(Semaphore::new(proxy.limits.requests));
+        Arc::new(Self { proxy, metrics: Metrics::default(), requests, draining: AtomicBool::new(false) })
+    }
+
+    /// Lets a request in, until the permit is dropped.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        if self.is_draining() {
+            return Err(Problem::draining());
+        }
+        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| Problem::busy())
+    }
+
+    /// The client's name; none where no keys are asked for.
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+        if !self.proxy.keys.is_empty() {
+            let client = access::client(&self.proxy.keys, headers).ok_or_else(Problem::unauthorized)?;
+            return Ok(Some(client.name()));
+        }
+        if access::is_cross_site(headers) {
+            return Err(Problem::forbidden("a page of another origin may not ask without a client key"));
+        }
+        Ok(None)
+    }
+
+    /// Whose answers the client is served, where they are not shared.
+    pub(crate) fn owner<'c>(&self, client: Option<&'c str>) -> Option<&'c str> {
+        client.filter(|_| self.proxy.share == Share::Key)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Counts a failed call.
+    pub(crate) fn note(&self, error: &DeskError) {
+        if let DeskError::Teacher(failure) = error {
+            let unknown = failure.billing == Billing::Unknown;
+            tracing::warn!(teacher = failure.teacher, unknown, "{}", failure.message);
+            self.metrics.failure(&failure.teacher, if unknown { "unknown" } else { "unbilled" });
+        }
+    }
+
+    pub(crate) fn gauges(&self) -> Gauges {
+        Gauges {
+            requests: self.proxy.limits.requests.saturating_sub(self.requests.available_permits()),
+            calls: self.proxy.desk.under_way(),
+            draining: self.is_draining(),
+        }
+    }
+}

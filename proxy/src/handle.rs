@@ -1,0 +1,99 @@
+//! The whole path of a request, on one screen: admit, authenticate, read, order, ask, render.
+//!
+//! Must not know any API's fields. Invariant: the reply to a request is made of durable answers only.
+
+use std::sync::Arc;
+
+use axum::body::{Body, BodyDataStream};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Response, StatusCode};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+
+use crate::dialect::{Operation, Target};
+use crate::front::Front;
+use crate::order::{self, Wish};
+use crate::problem::Problem;
+use crate::receipt::Receipt;
+use crate::relay;
+
+/// Answers a request, or says in its API's shape why not.
+pub(crate) async fn answer(
+    front: Arc<Front>,
+    operation: Operation,
+    target: Target,
+    request: Request,
+) -> Response<Body> {
+    handle(&front, operation, target, request).await.unwrap_or_else(|problem| {
+        front.metrics.request(operation.name(), problem.code());
+        problem.render(operation.api())
+    })
+}
+
+async fn handle(
+    front: &Arc<Front>,
+    operation: Operation,
+    target: Target,
+    request: Request,
+) -> Result<Response<Body>, Problem> {
+    let permit = front.admit()?;
+    let (head, body) = request.into_parts();
+    let client = front.authenticate(&head.headers)?;
+    let wish = Wish::read(&head.headers, front.proxy.mode)?;
+    let body = read(&head.headers, body, front.proxy.limits.body_bytes).await?;
+    let whose = (client, front.owner(client));
+    let made = order::make(&front.proxy.teachers, operation, target, &head.headers, whose, wish, body)?;
+    if made.wanted.is_stream() {
+        return relay::stream(front, operation, made, permit).await;
+    }
+    let served = front.proxy.desk.ask(Arc::clone(&made.route.teacher), made.order).await;
+    let served = served.inspect_err(|error| front.note(error))?;
+    let receipt = Receipt::of(&served);
+    let rendered = operation.render(&made.wanted, &served.items)?;
+    front.metrics.request(operation.name(), receipt.outcome);
+    Ok(receipt.response(rendered))
+}
+
+/// Reads a body of at most `limit` bytes; one that comes in one piece is not copied.
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    let announced = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut chunks = body.into_data_stream();
+    if announced.is_some_and(|length: usize| length > limit) {
+        if !headers.contains_key("expect") {
+            discard(&mut chunks, limit).await;
+        }
+        return Err(Problem::too_large(limit));
+    }
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            let message = format!("the request's body broke off: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, "bad_request", message)
+        })?;
+        if first.len() + whole.len() + chunk.len() > limit {
+            discard(&mut chunks, limit).await;
+            return Err(Problem::too_large(limit));
+        }
+        if first.is_empty() && whole.is_empty() {
+            first = chunk;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+/// Reads what a client still sends, up to `most` bytes: many read no reply before they have sent their whole body.
+async fn discard(chunks: &mut BodyDataStream, most: usize) {
+    let mut read = 0;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        read += chunk.len();
+        if read > most {
+            break;
+        }
+    }
+}

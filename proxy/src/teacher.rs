@@ -1,0 +1,428 @@
+//! The HTTP teacher: sends what an order says, and judges what came back.
+//!
+//! Must not know budgets or the record. Invariants: the secret is never printed; nothing is retried or redirected
+//! here; a failure is unbilled only where that is sure, and everything else may have been billed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, Url};
+use tuition_ledger::{Billing, Cause, Failure, Live, Order, Reply, Teacher};
+
+use crate::dialect::openai::stream::{MEDIA as STREAM, Progress};
+use crate::dialect::{Api, Operation, essence, sse};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are closed before the shortest usual time after which servers close theirs (5 s): a request that
+/// races with such an end would count as unknown.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the end of a connection may take after the last event of a stream.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A teacher that asks for a longer wait is not asked again by itself.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// The most bytes of an answer that are read.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A value that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+/// How an HTTP teacher is reached.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The API that it speaks.
+    pub api: Api,
+    /// Its base URL, such as `https://api.example.com/v1`, or `http://127.0.0.1:8000` for Open Inference.
+    pub url: String,
+    /// Sent as `Authorization: Bearer`.
+    pub secret: Option<Secret>,
+    /// Further headers, sent with every request.
+    pub headers: Vec<(String, Secret)>,
+    /// How long a whole answer may take.
+    pub timeout: Duration,
+    /// How often a surely unbilled failure is tried again.
+    pub retries: u32,
+    /// Further statuses that this teacher surely does not bill.
+    pub unbilled: Vec<u16>,
+    /// Whether the first axis of its tensors is a batch (`batch_axis = 0`), so that each row is an item.
+    pub rows: bool,
+    /// The most bytes of an answer that are read, such as [`ANSWER_BYTES_MAX`].
+    pub answer_bytes_max: usize,
+}
+
+/// Settings that make no teacher.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Not an address.
+    #[error("teacher `{teacher}`: `{url}` is no http or https URL")]
+    Url {
+        /// The teacher.
+        teacher: String,
+        /// The text.
+        url: String,
+    },
+    /// A header that cannot be sent.
+    #[error("teacher `{teacher}`: header `{header}` cannot be sent")]
+    Header {
+        /// The teacher.
+        teacher: String,
+        /// The header's name.
+        header: String,
+    },
+    /// The client could not be made.
+    #[error("teacher `{teacher}`: no HTTP client")]
+    Client {
+        /// The teacher.
+        teacher: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// A teacher behind HTTP.
+#[derive(Debug)]
+pub struct HttpTeacher {
+    settings: HttpSettings,
+    base: String,
+    headers: HeaderMap,
+    client: Client,
+}
+
+/// What a request that costs nothing brought.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) status: u16,
+    pub(crate) media: String,
+    pub(crate) body: Bytes,
+}
+
+impl Secret {
+    /// Keeps `text` from being printed.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl HttpTeacher {
+    /// A teacher with these settings; nothing is sent yet.
+    ///
+    /// # Errors
+    /// A URL or a header that cannot be used.
+    pub fn new(settings: HttpSettings) -> Result<Self, SettingsError> {
+        let teacher = settings.name.clone();
+        let url = Url::parse(&settings.url).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.query().is_none()
+        });
+        let Some(url) = url else {
+            return Err(SettingsError::Url { teacher, url: settings.url });
+        };
+        let mut base = settings.url.trim_end_matches('/').to_owned();
+        if settings.api == Api::OpenInference {
+            base.truncate(base.strip_suffix("/v2").unwrap_or(&base).len());
+        }
+        let mut headers = HeaderMap::new();
+        let bearer = settings.secret.as_ref().map(|secret| format!("Bearer {}", secret.0));
+        let bearer = bearer.map(|value| ("authorization".to_owned(), Secret(value)));
+        for (name, Secret(value)) in bearer.iter().chain(&settings.headers) {
+            let wrong = || SettingsError::Header { teacher: teacher.clone(), header: name.clone() };
+            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.insert(header, value);
+        }
+        // Fails where another part of the program installed a provider: that one serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .user_agent(concat!("tuition/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_nodelay(true);
+        if is_loopback(&url) {
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|source| SettingsError::Client { teacher, source })?;
+        Ok(Self { settings, base, headers, client })
+    }
+
+    /// The API that it speaks.
+    pub fn api(&self) -> Api {
+        self.settings.api
+    }
+
+    /// Whether each row of a tensor is an item.
+    pub fn rows(&self) -> bool {
+        self.settings.rows
+    }
+
+    /// Gets what costs nothing: model lists, metadata, readiness.
+    pub(crate) async fn fetch(&self, path: &str) -> Result<Fetched, Failure> {
+        let request = self.client.get(format!("{}{path}", self.base)).headers(self.headers.clone());
+        let response =
+            request.timeout(self.settings.timeout).send().await.map_err(|error| self.not_sent(&error))?;
+        let (status, media) = (response.status().as_u16(), media_of(&response));
+        let (body, end) = self.read(response).await;
+        end?;
+        Ok(Fetched { status, media, body })
+    }
+
+    fn failure(&self, cause: Cause, billing: Billing, message: String) -> Failure {
+        let teacher = self.settings.name.clone();
+        Failure { teacher, cause, message, billing, status: None, media: String::new(), body: Bytes::new() }
+    }
+
+    /// Judges a request that brought no status.
+    fn not_sent(&self, error: &reqwest::Error) -> Failure {
+        let why = describe(error);
+        if error.is_connect() {
+            let billing = Billing::Unbilled { retry: true, after: None };
+            self.failure(Cause::NotConnected, billing, format!("no connection came about: {why}"))
+        } else if error.is_builder() {
+            let billing = Billing::Unbilled { retry: false, after: None };
+            self.failure(Cause::Abandoned, billing, format!("the request could not be made: {why}"))
+        } else if error.is_timeout() {
+            self.failure(Cause::TimedOut, Billing::Unknown, "no answer within the time-out".into())
+        } else {
+            self.failure(Cause::BrokenOff, Billing::Unknown, format!("the connection broke off: {why}"))
+        }
+    }
+
+    /// Reads a whole body; what came of it is there also where it is not complete.
+    async fn read(&self, response: Response) -> (Bytes, Result<(), Failure>) {
+        let mut chunks = response.bytes_stream();
+        let mut body = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            match chunk {
+                Err(error) => return (body.freeze(), Err(self.not_sent(&error))),
+                Ok(chunk) if body.len() + chunk.len() > self.settings.answer_bytes_max => {
+                    return (body.freeze(), Err(self.too_large()));
+                }
+                Ok(chunk) => body.extend_from_slice(&chunk),
+            }
+        }
+        (body.freeze(), Ok(()))
+    }
+
+    fn too_large(&self) -> Failure {
+        let message = format!("the answer is larger than {} bytes", self.settings.answer_bytes_max);
+        self.failure(Cause::TooLarge, Billing::Unknown, message)
+    }
+
+    /// Judges a status that is no success (money rule 5).
+    async fn refused(&self, response: Response) -> Failure {
+        let (status, media) = (response.status(), media_of(&response));
+        let after = retry_after(response.headers());
+        let (body, _) = self.read(response).await;
+        let busy = matches!(status.as_u16(), 503 | 529) && self.settings.api.is_error(&body);
+        let refused = status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT;
+        let listed = self.settings.unbilled.contains(&status.as_u16());
+        let billing = if refused || busy || listed {
+            let may_help = busy || status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+            match after {
+                Wait::Unsaid => Billing::Unbilled { retry: may_help, after: None },
+                Wait::For(wait) => Billing::Unbilled { retry: may_help, after: Some(wait) },
+                Wait::TooLong => Billing::Unbilled { retry: false, after: None },
+            }
+        } else {
+            Billing::Unknown
+        };
+        let message = format!("answered with status {}", status.as_u16());
+        Failure {
+            status: Some(status.as_u16()),
+            media,
+            body,
+            ..self.failure(Cause::Status(status.as_u16()), billing, message)
+        }
+    }
+
+    /// Reads a stream: shows its events as they come, and holds back the one that completes it and what follows.
+    async fn follow(&self, response: Response, choices: u64, live: &Live) -> (Bytes, Result<(), Failure>) {
+        let mut chunks = response.bytes_stream();
+        let mut progress = Progress::new(choices);
+        let mut body = BytesMut::new();
+        let mut seen = 0;
+        let end = loop {
+            let next = if progress.is_done() {
+                // The answer is complete: the rest only says whether the connection can be used again.
+                tokio::time::timeout(TAIL_TIMEOUT, chunks.next()).await.unwrap_or(None)
+            } else {
+                chunks.next().await
+            };
+            match next {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(self.not_sent(&error)),
+                Some(Ok(chunk)) if body.len() + chunk.len() > self.settings.answer_bytes_max => {
+                    break Err(self.too_large());
+                }
+                Some(Ok(chunk)) => body.extend_from_slice(&chunk),
+            }
+            let mut shown = seen;
+            while let Some(length) = sse::end_of_event(&body[seen..]) {
+                let before = progress.is_complete();
+                progress.see(&body[seen..seen + length]);
+                if progress.failed().is_some() {
+                    break;
+                }
+                if progress.is_complete() && !before {
+                    push(live, &body[shown..seen]);
+                    shown = seen;
+                }
+                seen += length;
+            }
+            if progress.is_complete() {
+                live.hold_back(Bytes::copy_from_slice(&body[shown..seen]));
+            } else {
+                push(live, &body[shown..seen]);
+            }
+            if progress.failed().is_some() {
+                break Ok(());
+            }
+        };
+        if end.is_ok() && seen < body.len() && progress.failed().is_none() {
+            // A last event without its blank line.
+            progress.see(&body[seen..]);
+            if progress.is_complete() {
+                live.hold_back(Bytes::copy_from_slice(&body[seen..]));
+            }
+        }
+        let body = body.freeze();
+        if progress.is_complete() {
+            return (body, Ok(()));
+        }
+        let failure = match (progress.failed(), end) {
+            (Some(why), _) => {
+                let message = format!("the stream broke off with an error: {why}");
+                self.failure(Cause::Malformed, Billing::Unknown, message)
+            }
+            (None, Err(failure)) => failure,
+            (None, Ok(())) => {
+                let message = "the stream ended before its answer was complete".into();
+                self.failure(Cause::BrokenOff, Billing::Unknown, message)
+            }
+        };
+        (body, Err(failure))
+    }
+}
+
+#[async_trait]
+impl Teacher for HttpTeacher {
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    fn retries(&self) -> u32 {
+        self.settings.retries
+    }
+
+    async fn ask(&self, order: &Arc<Order>, led: &[usize], live: &Live) -> Result<Reply, Failure> {
+        let unsent = |why: String| {
+            self.failure(Cause::Abandoned, Billing::Unbilled { retry: false, after: None }, why)
+        };
+        let operation = Operation::of(order).ok_or_else(|| {
+            unsent(format!("it is not asked `{}` of `{}` over HTTP", order.operation, order.dialect))
+        })?;
+        let body = if led.len() == order.items.len() {
+            order.forward.body.clone()
+        } else {
+            operation.narrow(order, led).map_err(|error| unsent(error.to_string()))?
+        };
+        let mut headers = self.headers.clone();
+        for (name, value) in &order.forward.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| unsent(error.to_string()))?;
+            let value = HeaderValue::from_str(value).map_err(|error| unsent(error.to_string()))?;
+            // What the configuration says goes before what a client says.
+            if name != AUTHORIZATION && !headers.contains_key(&name) {
+                headers.insert(name, value);
+            }
+        }
+        let request = self.client.post(format!("{}{}", self.base, order.forward.path));
+        let request = request.headers(headers).body(body);
+        let response = request.send().await.map_err(|error| self.not_sent(&error))?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        let (status, media) = (response.status().as_u16(), media_of(&response));
+        let (body, end) = if operation == Operation::Chat && essence(&media) == STREAM {
+            self.follow(response, order.choices, live).await
+        } else {
+            self.read(response).await
+        };
+        let evidence =
+            |failure| Failure { status: Some(status), media: media.clone(), body: body.clone(), ..failure };
+        end.map_err(evidence)?;
+        operation
+            .reply(led.len(), self.settings.rows, &media, body.clone())
+            .map_err(|error| evidence(self.failure(Cause::Malformed, Billing::Unknown, error.to_string())))
+    }
+}
+
+fn push(live: &Live, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        live.push(Bytes::copy_from_slice(bytes));
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn media_of(response: &Response) -> String {
+    let media = response.headers().get(CONTENT_TYPE).and_then(|media| media.to_str().ok());
+    media.unwrap_or_default().to_owned()
+}
+
+/// How long a teacher asks to be left alone.
+enum Wait {
+    Unsaid,
+    For(Duration),
+    TooLong,
+}
+
+/// Reads `retry-after-ms` and `retry-after`; a date counts as too long, since no clock is read here.
+fn retry_after(headers: &HeaderMap) -> Wait {
+    let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let milliseconds = value(&HeaderName::from_static("retry-after-ms"));
+    let wait = match milliseconds.and_then(|text| text.trim().parse::<u64>().ok()) {
+        Some(milliseconds) => Some(Duration::from_millis(milliseconds)),
+        None => match value(&RETRY_AFTER) {
+            None => return Wait::Unsaid,
+            Some(text) => text.trim().parse::<u64>().ok().map(Duration::from_secs),
+        },
+    };
+    wait.filter(|wait| *wait <= RETRY_AFTER_MAX).map_or(Wait::TooLong, Wait::For)
+}
+
+/// An error and its causes; without the URL, whose parts may be secret.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if text.is_empty() { "no cause is known".into() } else { text }
+}

@@ -1,0 +1,367 @@
+//! Judges the values of tuition.toml, key by key.
+//!
+//! Must not read files, the environment or a clock. Invariant: an error names the key's path.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tuition_ledger::{Budget, Limit, Price, PriceBook, Scope, Usd};
+use tuition_proxy::{Api, ClientKey, Share};
+use url::Url;
+
+use super::shape::{BudgetTable, Document, Dollars, KeyTable, PriceTable, ServeTable, TeacherTable};
+use super::{Config, ConfigError, Header, Serve, Teacher, TeacherKind};
+use crate::nearest::nearest;
+
+/// The longest name of anything.
+const NAME_LENGTH_MAX: usize = 100;
+/// The longest time-out and the longest wait.
+const SECONDS_MAX: u64 = 86_400;
+/// The most retries of one call.
+const RETRIES_MAX: u32 = 20;
+const APIS: [&str; 3] = ["openai", "open-inference", "onnx"];
+const APIS_LATER: [&str; 3] = ["anthropic", "tei", "json"];
+
+/// What is wrong, and under which key.
+type Wrong = (String, String);
+
+fn wrong<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, Wrong> {
+    Err((key.into(), reason.into()))
+}
+
+/// Judges a whole file; paths are relative to its folder.
+pub(super) fn config(file: &Path, document: Document) -> Result<Config, ConfigError> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    build(folder, document).map_err(|(key, reason)| ConfigError::Value { file: file.to_owned(), key, reason })
+}
+
+fn build(folder: &Path, document: Document) -> Result<Config, Wrong> {
+    let url = document.store.url.as_deref().unwrap_or("sled:./tuition.store");
+    let store = store(folder, url).map_err(|reason| ("store.url".to_owned(), reason))?;
+    unique("teacher", document.teacher.iter().map(|table| &table.name))?;
+    unique("budget", document.budget.iter().map(|table| &table.name))?;
+    unique("key", document.key.iter().map(|table| &table.name))?;
+    let serve = serve(&document.serve)?;
+    if serve.share == Share::Key && document.key.is_empty() {
+        return wrong("serve.share", "`key` needs at least one [[key]] to tell clients apart");
+    }
+    let teachers: Vec<Teacher> =
+        document.teacher.into_iter().map(|table| teacher(folder, table)).collect::<Result<_, _>>()?;
+    let keys: Vec<ClientKey> = document.key.iter().map(client_key).collect::<Result<_, _>>()?;
+    let prices = document
+        .price
+        .into_iter()
+        .enumerate()
+        .map(|(index, table)| price(index, table))
+        .collect::<Result<Vec<_>, _>>()?;
+    let prices = PriceBook::new(prices).map_err(|error| ("price".to_owned(), error.to_string()))?;
+    let budgets: Vec<Budget> =
+        document.budget.into_iter().map(|table| budget(table, &teachers, &keys)).collect::<Result<_, _>>()?;
+    for budget in &budgets {
+        priced(budget, &teachers, &prices)?;
+    }
+    Ok(Config { file: None, store, serve, teachers, budgets, prices, keys })
+}
+
+/// The folder of a store's URL.
+pub(super) fn store(folder: &Path, url: &str) -> Result<PathBuf, String> {
+    if let Some(path) = url.strip_prefix("sled:") {
+        if path.is_empty() {
+            return Err(format!("`{url}` names no folder"));
+        }
+        return Ok(folder.join(path));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Err("a store on PostgreSQL is not supported yet; use `sled:FOLDER`".to_owned());
+    }
+    Err(format!("`{url}` is no store; use `sled:FOLDER`"))
+}
+
+fn unique<'a>(table: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Wrong> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if name.is_empty() || name.len() > NAME_LENGTH_MAX || name.chars().any(char::is_control) {
+            return wrong(
+                format!("{table}.name"),
+                format!("{name:?} is no name: it takes 1 to {NAME_LENGTH_MAX} printable characters"),
+            );
+        }
+        if !seen.insert(name) {
+            return wrong(format!("{table}.{name}"), "the name stands twice");
+        }
+    }
+    Ok(())
+}
+
+fn serve(table: &ServeTable) -> Result<Serve, Wrong> {
+    let listen = table.listen.as_deref().unwrap_or("127.0.0.1:8080");
+    let Ok(listen) = listen.parse::<SocketAddr>() else {
+        return wrong("serve.listen", format!("`{listen}` is no address and port, such as `127.0.0.1:8080`"));
+    };
+    let share = match table.share.as_deref() {
+        None | Some("all") => Share::All,
+        Some("key") => Share::Key,
+        Some(other) => return wrong("serve.share", format!("`{other}` is neither `all` nor `key`")),
+    };
+    let hold_wait_s = table.hold_wait_s.unwrap_or(30);
+    if hold_wait_s > SECONDS_MAX {
+        return wrong("serve.hold_wait_s", format!("{hold_wait_s} is more than {SECONDS_MAX} (a day)"));
+    }
+    Ok(Serve {
+        listen,
+        share,
+        unbudgeted: table.unbudgeted.unwrap_or(false),
+        hold_wait: Duration::from_secs(hold_wait_s),
+    })
+}
+
+fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
+    let key = |name: &str| format!("teacher.{}.{name}", table.name);
+    let api = match table.api.as_str() {
+        "openai" => Some(Api::OpenAi),
+        "open-inference" => Some(Api::OpenInference),
+        "onnx" => None,
+        later if APIS_LATER.contains(&later) => {
+            return wrong(key("api"), format!("`{later}` is not supported yet; use {}", listed(&APIS)));
+        }
+        other => {
+            let near = nearest(other, APIS).map(|near| format!("; did you mean `{near}`?"));
+            return wrong(
+                key("api"),
+                format!("`{other}` is none of {}{}", listed(&APIS), near.unwrap_or_default()),
+            );
+        }
+    };
+    let models = table.models.unwrap_or_else(|| vec!["*".to_owned()]);
+    if models.is_empty() || models.iter().any(String::is_empty) {
+        return wrong(key("models"), "name at least one model, or `*`");
+    }
+    let timeout_s = table.timeout_s.unwrap_or(120);
+    if !(1..=SECONDS_MAX).contains(&timeout_s) {
+        return wrong(key("timeout_s"), format!("{timeout_s} is not between 1 and {SECONDS_MAX}"));
+    }
+    let retries = table.retries.unwrap_or(2);
+    if retries > RETRIES_MAX {
+        return wrong(key("retries"), format!("{retries} is more than {RETRIES_MAX}"));
+    }
+    match table.batch_axis {
+        None => {}
+        Some(_) if api == Some(Api::OpenAi) => {
+            return wrong(key("batch_axis"), "only tensors have one; api `openai` has none");
+        }
+        Some(0) => {}
+        Some(axis) => {
+            return wrong(key("batch_axis"), format!("{axis} is not supported; the batch axis is 0"));
+        }
+    }
+    if let Some(status) = table.unbilled.iter().find(|status| !(400..600).contains(*status)) {
+        return wrong(key("unbilled"), format!("{status} is no status of a failure (400 to 599)"));
+    }
+    let kind = match (api, table.url, table.path) {
+        (Some(_), _, Some(_)) => return wrong(key("path"), format!("api `{}` has a `url`", table.api)),
+        (Some(_), None, None) => return wrong(key("url"), "is missing"),
+        (Some(api), Some(url), None) => TeacherKind::Http {
+            api,
+            url: address(&url).map_err(|reason| (key("url"), reason))?,
+            key_env: table.key_env.map(|name| variable(&key("key_env"), name)).transpose()?,
+            headers: headers(&key("headers"), table.headers)?,
+        },
+        (None, Some(_), _) => return wrong(key("url"), "api `onnx` has a `path`"),
+        (None, None, None) => return wrong(key("path"), "is missing: which model file?"),
+        (None, None, Some(path)) => {
+            if table.key_env.is_some() || !table.headers.is_empty() || !table.unbilled.is_empty() {
+                return wrong(
+                    key("path"),
+                    "a model that runs here takes no `key_env`, `headers` or `unbilled`",
+                );
+            }
+            TeacherKind::Onnx { path: folder.join(path) }
+        }
+    };
+    Ok(Teacher {
+        rows: table.batch_axis == Some(0) || matches!(kind, TeacherKind::Onnx { .. }),
+        kind,
+        models,
+        revision: table.revision.unwrap_or_default(),
+        timeout: Duration::from_secs(timeout_s),
+        retries,
+        unbilled: table.unbilled,
+        name: table.name,
+    })
+}
+
+fn address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("`{text}` is neither http nor https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        // Not repeated: it holds a secret.
+        return Err("a URL must not hold a user or a password; use `key_env`".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("`{text}` must end with its path"));
+    }
+    Ok(url)
+}
+
+fn variable(key: &str, name: String) -> Result<String, Wrong> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(letters) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        // Not repeated: somebody may have written the secret itself.
+        return wrong(key, "this is the name of an environment variable, never the secret itself");
+    }
+    Ok(name)
+}
+
+fn headers(
+    key: &str,
+    table: std::collections::BTreeMap<String, String>,
+) -> Result<Vec<(String, Header)>, Wrong> {
+    let mut found = Vec::new();
+    for (name, value) in table {
+        let key = format!("{key}.{name}");
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            return wrong(key, "is no name of a header");
+        }
+        if name.to_ascii_lowercase().starts_with("x-tuition") {
+            return wrong(key, "headers of tuition itself are not sent to a teacher");
+        }
+        let value = match value.strip_prefix("env:") {
+            Some(variable_name) => Header::Env(variable(&key, variable_name.to_owned())?),
+            None if value.chars().any(char::is_control) => {
+                return wrong(key, "holds a control character");
+            }
+            None => Header::Text(value),
+        };
+        found.push((name.to_ascii_lowercase(), value));
+    }
+    Ok(found)
+}
+
+fn client_key(table: &KeyTable) -> Result<ClientKey, Wrong> {
+    ClientKey::new(&table.name, &table.hash).or_else(|_| {
+        wrong(
+            format!("key.{}.hash", table.name),
+            format!("is not the 64 hex digits that `tuition key new {}` prints", table.name),
+        )
+    })
+}
+
+fn dollars(key: impl Fn(&str) -> String, name: &str, text: Option<Dollars>) -> Result<Option<Usd>, Wrong> {
+    text.map(|Dollars(text)| text.parse().map_err(|error| (key(name), format!("{error}")))).transpose()
+}
+
+fn price(index: usize, table: PriceTable) -> Result<Price, Wrong> {
+    if table.model.is_empty() {
+        return wrong(format!("price[{index}].model"), "is empty");
+    }
+    let key = |name: &str| format!("price.{}.{name}", table.model);
+    if table.image.is_some() {
+        return wrong(key("image"), "a price a image is not supported yet");
+    }
+    let from = table.from.parse().map_err(|error| (key("from"), format!("{error}")))?;
+    for (name, most) in
+        [("max_input_tokens", table.max_input_tokens), ("max_output_tokens", table.max_output_tokens)]
+    {
+        if most == Some(0) {
+            return wrong(key(name), "is 0; leave it out where it is not known");
+        }
+    }
+    let input = dollars(key, "input", table.input)?;
+    let output = dollars(key, "output", table.output)?;
+    let request = dollars(key, "request", table.request)?;
+    // A price that is forgotten must not count as nothing.
+    let tokens = match (input, output) {
+        (Some(input), Some(output)) => (input, output),
+        (None, None) if request.is_some() => (Usd::ZERO, Usd::ZERO),
+        (None, _) => return wrong(key("input"), "is missing; write \"0\" where input is free"),
+        (_, None) => return wrong(key("output"), "is missing; write \"0\" where output is free"),
+    };
+    Ok(Price {
+        from,
+        input: tokens.0,
+        cached_input: dollars(key, "cached_input", table.cached_input)?,
+        cache_write: dollars(key, "cache_write", table.cache_write)?,
+        output: tokens.1,
+        reasoning: dollars(key, "reasoning", table.reasoning)?,
+        request: request.unwrap_or_default(),
+        max_input_tokens: table.max_input_tokens,
+        max_output_tokens: table.max_output_tokens,
+        model: table.model,
+    })
+}
+
+fn budget(table: BudgetTable, teachers: &[Teacher], keys: &[ClientKey]) -> Result<Budget, Wrong> {
+    let key = |name: &str| format!("budget.{}.{name}", table.name);
+    window(table.window.as_deref()).map_err(|reason| (key("window"), reason))?;
+    let limit = Limit { calls: table.calls, tokens: table.tokens, usd: dollars(key, "usd", table.usd)? };
+    if limit.is_lifted() {
+        return wrong(format!("budget.{}", table.name), "limits nothing: give `calls`, `tokens` or `usd`");
+    }
+    if let Some(teacher) = &table.teacher {
+        known("teacher", teacher, teachers.iter().map(|teacher| teacher.name.as_str()))
+            .map_err(|reason| (key("teacher"), reason))?;
+    }
+    if let Some(client) = &table.key {
+        known("key", client, keys.iter().map(ClientKey::name)).map_err(|reason| (key("key"), reason))?;
+    }
+    let scope = Scope { teacher: table.teacher, run: table.run, key: table.key };
+    Ok(Budget { name: table.name, scope, limit })
+}
+
+/// Judges a budget's window.
+pub(crate) fn window(window: Option<&str>) -> Result<(), String> {
+    match window {
+        None | Some("forever") => Ok(()),
+        Some(later @ ("day" | "month")) => {
+            Err(format!("`{later}` is not supported yet; budgets are `forever`"))
+        }
+        Some(other) => Err(format!("`{other}` is no window; budgets are `forever`")),
+    }
+}
+
+fn known<'a>(table: &str, name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+    if names.clone().any(|known| known == name) {
+        return Ok(());
+    }
+    let near = nearest(name, names).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    Err(format!("there is no [[{table}]] of the name `{name}`{near}"))
+}
+
+/// A dollar budget needs a price for every model that it surely covers.
+fn priced(budget: &Budget, teachers: &[Teacher], prices: &PriceBook) -> Result<(), Wrong> {
+    if budget.limit.usd.is_none() {
+        return Ok(());
+    }
+    let key = format!("budget.{}.usd", budget.name);
+    if prices.iter().next().is_none() {
+        return wrong(key, "limits dollars, but there is no [[price]]: every call would be refused");
+    }
+    if budget.scope.run.is_some() || budget.scope.key.is_some() {
+        // Which teachers such a run or client asks is not known here.
+        return Ok(());
+    }
+    let covered = |teacher: &&Teacher| budget.scope.teacher.as_ref().is_none_or(|name| *name == teacher.name);
+    for teacher in teachers.iter().filter(covered) {
+        for model in teacher.models.iter().filter(|model| !model.contains('*')) {
+            if !prices.iter().any(|price| price.model == *model) {
+                return wrong(
+                    key,
+                    format!(
+                        "limits dollars, but model `{model}` of teacher `{}` has no [[price]]: it would be refused",
+                        teacher.name
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

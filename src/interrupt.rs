@@ -1,0 +1,69 @@
+//! The wish to stop: SIGINT (Ctrl-C) and SIGTERM.
+//!
+//! Must not know what is stopped. Invariant: the first signal asks for a clean end, a second one ends the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::print;
+use crate::words::{Exit, Trouble};
+
+/// Whether somebody asked to stop.
+#[derive(Clone)]
+pub(crate) struct Interrupt {
+    asked: watch::Receiver<bool>,
+}
+
+impl Interrupt {
+    /// Listens for signals from here on; `words` are said at the first one.
+    ///
+    /// # Errors
+    /// The system takes no handler.
+    pub(crate) fn listen(words: &'static str) -> Result<Self, Trouble> {
+        let handler =
+            |kind| signal(kind).map_err(|source| Trouble::io("signals cannot be handled", "", source));
+        let (mut int, mut term) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+        let (ask, asked) = watch::channel(false);
+        tokio::spawn(async move {
+            wait(&mut int, &mut term).await;
+            print::aside(words);
+            ask.send_replace(true);
+            wait(&mut int, &mut term).await;
+            std::process::exit(Exit::Failed.code().into());
+        });
+        Ok(Self { asked })
+    }
+
+    /// Turns true when somebody asks to stop.
+    pub(crate) fn watch(&self) -> watch::Receiver<bool> {
+        self.asked.clone()
+    }
+
+    /// The wish as a flag, for a loop on another thread; it is set for as long as the runtime lives.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let (interrupt, shared) = (self.clone(), Arc::clone(&flag));
+        tokio::spawn(async move {
+            interrupt.asked().await;
+            shared.store(true, Ordering::Relaxed);
+        });
+        flag
+    }
+
+    /// Waits until somebody asks to stop.
+    pub(crate) async fn asked(&self) {
+        let mut asked = self.asked.clone();
+        // The sender lives in the task above, which ends only with the process.
+        let _ = asked.wait_for(|asked| *asked).await;
+    }
+}
+
+async fn wait(int: &mut tokio::signal::unix::Signal, term: &mut tokio::signal::unix::Signal) {
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}

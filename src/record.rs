@@ -1,0 +1,158 @@
+//! The record, read beside whoever owns the store: a statement of it, and what its budgets stand at.
+//!
+//! Must not lock or change anything. Invariant: what is read is durable; damage is an error (or, where it was asked for,
+//! a discrepancy), never an early end.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::Value;
+use tuition_ledger::{
+    Amount, Book, Discrepancy, Entries, JournalError, OpenError, Present, Standing, Statement, Unit, Usd,
+    View, read_entries, records,
+};
+
+use crate::config::Config;
+use crate::words::Trouble;
+
+/// The entries of a store; none where there is no store yet.
+fn entries(folder: &Path) -> Result<Option<Entries>, OpenError> {
+    match read_entries(folder) {
+        Ok(entries) => Ok(Some(entries)),
+        Err(OpenError::Io { source, .. }) if source.kind() == ErrorKind::NotFound && is_absent(folder) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether nothing of a store is there: a store without its journal has lost its record.
+fn is_absent(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(true, |mut found| found.next().is_none())
+}
+
+/// The statement of the whole record.
+///
+/// # Errors
+/// The record cannot be read.
+pub(crate) fn statement(folder: &Path) -> Result<Statement, OpenError> {
+    let mut statement = Statement::default();
+    for read in entries(folder)?.into_iter().flatten() {
+        statement.add(&read?.entry);
+    }
+    Ok(statement)
+}
+
+/// A statement whose every claim was checked: chain and checksums, the book beside the statement, every answer under
+/// its key. What does not hold is among its discrepancies.
+///
+/// # Errors
+/// The record cannot be opened at all.
+pub(crate) fn verified(folder: &Path) -> Result<Statement, OpenError> {
+    let (mut statement, mut book) = (Statement::default(), Book::default());
+    let Some(entries) = entries(folder)? else { return Ok(statement) };
+    let mut number = 0;
+    for read in entries {
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                statement.report(damage(number + 1, &error));
+                break;
+            }
+        };
+        number = read.number;
+        statement.add(&read.entry);
+        if let Err(error) = book.apply(&read.entry) {
+            statement.report(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
+        }
+    }
+    for what in differences(&book.present(), &statement.to_json(&View::default())) {
+        statement.report(Discrepancy { entry: number, what });
+    }
+    for recorded in records(folder)? {
+        match recorded {
+            Ok(recorded) if recorded.record.query.key() != recorded.record.key => {
+                let what = format!("the answer under key {} is to another question", recorded.record.key);
+                statement.report(Discrepancy { entry: recorded.number, what });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let found = damage(number, &error);
+                if !statement.discrepancies().contains(&found) {
+                    statement.report(found);
+                }
+                break;
+            }
+        }
+    }
+    Ok(statement)
+}
+
+fn damage(entry: u64, error: &JournalError) -> Discrepancy {
+    let entry = match error {
+        JournalError::Corrupt { number, .. } => *number,
+        _ => entry,
+    };
+    Discrepancy { entry, what: error.to_string() }
+}
+
+/// Where book and statement, which share no code, do not agree.
+fn differences(present: &Present, statement: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |what: &str, unit: Unit, figure: u64, stated: &Value| {
+        let (figure, stated) = match unit {
+            Unit::Usd => (Usd::from_nanos(figure).to_string(), text(stated)),
+            Unit::Calls | Unit::Tokens => (figure.to_string(), text(stated)),
+        };
+        if figure != stated {
+            found.push(format!("{what}: the book has {figure} {}, the statement {stated}", name(unit)));
+        }
+    };
+    let columns = |standing: &Standing| {
+        [("settled", standing.settled), ("reserved", standing.reserved), ("unknown", standing.unknown)]
+    };
+    for unit in Unit::ALL {
+        for (column, amount) in columns(&present.total) {
+            let stated = &statement["totals"][name(unit)][column];
+            compare(&format!("all {column}"), unit, figure(unit, &amount), stated);
+        }
+        for (budget, standing) in &present.budgets {
+            let stated = statement["budgets"].as_array().into_iter().flatten();
+            let stated = stated.into_iter().find(|stated| stated["name"] == budget.name.as_str());
+            for (column, amount) in columns(standing) {
+                let stated = stated.map_or(&Value::Null, |stated| &stated[column][name(unit)]);
+                compare(&format!("budget `{}`, {column}", budget.name), unit, figure(unit, &amount), stated);
+            }
+        }
+    }
+    if present.budgets.len() != statement["budgets"].as_array().map_or(0, Vec::len) {
+        found.push("the book and the statement know other budgets".to_owned());
+    }
+    found
+}
+
+fn figure(unit: Unit, amount: &Amount) -> u64 {
+    unit.of(amount)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The unit's name in a statement.
+fn name(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Calls => "calls",
+        Unit::Tokens => "tokens",
+        Unit::Usd => "usd",
+    }
+}
+
+/// The budgets of a statement of the configured store.
+///
+/// # Errors
+/// The record cannot be read.
+pub(crate) fn budgets(config: &Config) -> Result<Vec<Value>, Trouble> {
+    let statement = statement(&config.store)?.to_json(&View::default());
+    Ok(statement["budgets"].as_array().cloned().unwrap_or_default())
+}

@@ -1,0 +1,117 @@
+//! Makes the teachers of the configuration: HTTP teachers with their secrets, local models with their runtime.
+//!
+//! Must not ask them. Invariant: a secret is read here, when a teacher is made, and goes nowhere else.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tuition_ledger::Teacher as _;
+use tuition_proxy::teacher::ANSWER_BYTES_MAX;
+use tuition_proxy::{HttpSettings, HttpTeacher, Route, Secret};
+use tuition_trainer::local::LocalTeacher;
+use tuition_trainer::teacher::{ElementType, Model, Port, Runtime};
+
+use crate::config::{Config, Teacher, TeacherKind};
+use crate::setup::{Cache, find_runtime};
+use crate::words::Trouble;
+
+/// The routes of all teachers, in the configuration's order.
+///
+/// # Errors
+/// A missing secret, a header that cannot be sent, a model that cannot be loaded.
+pub(crate) fn routes(config: &Config) -> Result<Vec<Route>, Trouble> {
+    config.teachers.iter().map(route).collect()
+}
+
+fn route(teacher: &Teacher) -> Result<Route, Trouble> {
+    let (models, revision) = (teacher.models.clone(), teacher.revision.clone());
+    match &teacher.kind {
+        TeacherKind::Http { .. } => Ok(Route::http(Arc::new(http(teacher)?), models, revision)),
+        TeacherKind::Onnx { .. } => {
+            let teacher = local(teacher)?;
+            let metadata = metadata(teacher.name(), teacher.model());
+            Ok(Route::local(Arc::new(teacher), models, revision, metadata))
+        }
+    }
+}
+
+/// A model that runs in this process.
+///
+/// # Errors
+/// ONNX Runtime is not installed, or the file is no model that it runs.
+pub(crate) fn local(teacher: &Teacher) -> Result<LocalTeacher, Trouble> {
+    let TeacherKind::Onnx { path } = &teacher.kind else {
+        return Err(Trouble::usage(
+            format!("teacher `{}` is asked over HTTP", teacher.name),
+            "only a teacher with api = \"onnx\" runs here",
+        ));
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(LocalTeacher::load(&teacher.name, &runtime()?, path, threads)?)
+}
+
+/// The ONNX Runtime of this machine.
+///
+/// # Errors
+/// None is installed, or it does not load.
+pub(crate) fn runtime() -> Result<Runtime, Trouble> {
+    let library = find_runtime(&Cache::from_environment()?)?;
+    Ok(Runtime::load(&library)?)
+}
+
+/// What Open Inference calls a model's metadata.
+fn metadata(name: &str, model: &Model) -> Value {
+    let ports = |ports: &[Port]| {
+        let port = |port: &Port| {
+            let shape: Vec<i64> = port
+                .shape
+                .iter()
+                .map(|extent| extent.and_then(|extent| extent.try_into().ok()).unwrap_or(-1))
+                .collect();
+            json!({"name": port.name, "datatype": datatype(port), "shape": shape})
+        };
+        ports.iter().map(port).collect::<Vec<Value>>()
+    };
+    json!({
+        "name": name,
+        "platform": "onnxruntime_onnx",
+        "versions": [],
+        "inputs": ports(model.inputs()),
+        "outputs": ports(model.outputs()),
+    })
+}
+
+fn datatype(port: &Port) -> &str {
+    match &port.element_type {
+        Ok(ElementType::F32) => "FP32",
+        Ok(ElementType::F64) => "FP64",
+        Ok(ElementType::I32) => "INT32",
+        Ok(ElementType::I64) => "INT64",
+        Ok(ElementType::U8) => "UINT8",
+        Ok(ElementType::Bool) => "BOOL",
+        Err(other) => other,
+    }
+}
+
+/// An HTTP teacher.
+///
+/// # Errors
+/// A missing secret, or a header that cannot be sent.
+fn http(teacher: &Teacher) -> Result<HttpTeacher, Trouble> {
+    let TeacherKind::Http { api, url, .. } = &teacher.kind else {
+        return Err(Trouble::usage(format!("teacher `{}` runs here", teacher.name), "it has no URL"));
+    };
+    let secrets = teacher.secrets(|name| std::env::var(name).ok())?;
+    Ok(HttpTeacher::new(HttpSettings {
+        name: teacher.name.clone(),
+        api: *api,
+        url: url.to_string(),
+        secret: secrets.key.map(Secret::new),
+        headers: secrets.headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
+        timeout: teacher.timeout,
+        retries: teacher.retries,
+        unbilled: teacher.unbilled.clone(),
+        rows: teacher.rows,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+    })?)
+}

@@ -1,0 +1,262 @@
+//! The loop closed: answers that a client bought through the proxy from a server nobody here wrote become a student,
+//! with the teacher and the proxy gone; and the student's own ONNX file is the next teacher.
+//! Wants the Python packages `infer` and ONNX Runtime.
+
+use crate::support::{Client, Python, TestServer, Upstream, price, teacher};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Digits that the client asks about: training and validation, and the held-out part.
+const DIGITS: usize = 600;
+const FIRST_RUN: &str = r#"
+name = "digits-ckd"
+[teacher]
+name = "digits"
+[data]
+source = "record"
+run = "digits"
+test = 0.3
+[budget]
+calls = 350
+[student]
+kind = "mlp"
+hidden = [32]
+[method]
+losses = [{ kind = "ckd", form = "mse", weight = 1.0 }]
+[train]
+steps = 600
+lr = 1e-2
+seeds = [0]
+"#;
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn mean(report: &Value, measure: &str) -> f64 {
+    report["test"][measure]["mean"].as_f64().unwrap_or_else(|| panic!("no `{measure}` in {report}"))
+}
+
+fn report(server: &TestServer, run: &str) -> Value {
+    let path = server.folder().join("runs").join(run).join("report.json");
+    serde_json::from_str(
+        &fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    )
+    .unwrap()
+}
+
+async fn digits(arguments: &[&str]) -> Value {
+    Python::with("infer").run("digits.py", arguments, &Value::Null).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_bought_becomes_a_student_and_the_student_a_teacher() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().to_str().unwrap();
+    let ports: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
+    let fitted = digits(&["fit", folder, &ports[0], &ports[1], &ports[2]]).await;
+    assert!(fitted["accuracy"].as_f64().unwrap() > 0.85, "{fitted}");
+    let mlserver =
+        Python::with("infer").start("digits.py", &["serve", folder], &place.path().join("mlserver.log"));
+    let direct = Client::new(&format!("http://127.0.0.1:{}", ports[0]));
+    direct.until_ready("/v2/models/digits/ready").await;
+
+    let teacher_table = format!(
+        "[[teacher]]\nname = \"digits\"\napi = \"open-inference\"\nurl = \"http://127.0.0.1:{}\"\nrevision = \"1\"\nbatch_axis = 0\n\
+         [[budget]]\nname = \"digits\"\nrun = \"digits\"\ncalls = {DIGITS}\n",
+        ports[0]
+    );
+    let mut server = TestServer::start(&teacher_table);
+    let address = server.url().trim_start_matches("http://").to_owned();
+    let count = DIGITS.to_string();
+    let bought = digits(&["ask", &address, &count]).await;
+    assert_eq!(bought["classes"].as_array().unwrap().len(), DIGITS);
+    // The second time everything is known: the budget has nothing left, and nobody notices.
+    assert_eq!(digits(&["ask", &address, &count]).await, bought);
+    let client = Client::new(&server.url());
+    assert_eq!(client.statement().await.total("settled").calls, DIGITS as u64);
+    server.kill();
+    mlserver.kill().await;
+
+    fs::write(server.folder().join("run.toml"), FIRST_RUN).unwrap();
+    let trained = server.json(&["train", "run.toml", "--offline"], 0);
+    let first = report(&server, "digits-ckd");
+    assert!(mean(&first, "agreement") > 0.85, "{first}");
+    assert_eq!(first["calls"], 350, "{trained}");
+    let audit = server.json(&["audit", "--verify"], 0);
+    assert_eq!(audit["totals"]["calls"]["settled"], DIGITS as u64, "training bought something");
+    run_folder_is_whole(&server.folder().join("runs/digits-ckd"));
+
+    fs::copy(place.path().join("digits.csv"), server.folder().join("digits.csv")).unwrap();
+    everything_works_beside_a_loaded_serve(&mut server).await;
+}
+
+/// The exported student is a local ONNX teacher now. While `serve` is under load, every other command does its job.
+async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
+    let upstream = Upstream::start().await;
+    let model = server.folder().join("runs/digits-ckd/model/model.onnx");
+    server.configure(
+        "",
+        &format!(
+            "{}\n{}\n[[teacher]]\nname = \"student\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"1\"\n\
+             [[budget]]\nname = \"load\"\nteacher = \"scripted\"\ncalls = 1000000\nusd = \"50.00\"\n",
+            teacher(&upstream, "timeout_s = 1"),
+            price(),
+            model.display()
+        ),
+    );
+    server.restart();
+    let client = Client::new(&server.url());
+    let stalled = client.post("/v1/chat/completions", question("[stall]")).await.unwrap();
+    assert_eq!(stalled.status, 504, "{stalled:?}");
+    let load = Load::start(&client);
+
+    let of_run = |server: &TestServer, run: &str| {
+        let by = server.json(&["audit", "--by", "run"], 0)["by"].clone();
+        let row = by.as_array().unwrap().iter().find(|row| row["run"] == run).cloned();
+        row.map_or(0, |row| row["calls"]["settled"].as_u64().unwrap())
+    };
+    let label = |calls: &'static str| {
+        [
+            "--teacher",
+            "student",
+            "--data",
+            "digits.csv",
+            "--label",
+            "label",
+            "--run",
+            "second",
+            "--calls",
+            calls,
+        ]
+    };
+    let with = |command: &'static str, arguments: [&'static str; 10]| {
+        let mut all = vec![command];
+        all.extend(arguments);
+        all
+    };
+    let plan = server.json(&with("plan", label("200")), 0);
+    assert_eq!((&plan["known"], &plan["unknown"]), (&json!(0), &json!(200)), "{plan}");
+    assert_eq!(of_run(server, "second"), 0, "`plan` bought something");
+
+    server.json(&with("label", label("120")), 0);
+    assert_eq!(of_run(server, "second"), 120);
+    server.json(&with("label", label("200")), 0);
+    assert_eq!(of_run(server, "second"), 200, "N is the run's total, also when resumed");
+    let plan = server.json(&with("plan", label("200")), 0);
+    assert_eq!((&plan["known"], &plan["unknown"]), (&json!(200), &json!(0)), "{plan}");
+
+    let run = FIRST_RUN
+        .replace("digits-ckd", "second")
+        .replace("name = \"digits\"", "name = \"student\"")
+        .replace("run = \"digits\"", "run = \"second\"")
+        .replace("calls = 350", "calls = 100");
+    fs::write(server.folder().join("second.toml"), &run).unwrap();
+    server.json(&["train", "second.toml", "--offline"], 0);
+    let second = report(server, "second");
+    assert!(mean(&second, "agreement") > 0.7, "{second}");
+    assert_eq!(of_run(server, "second"), 200, "`--offline` bought something");
+
+    let from_csv = run.replace("name = \"second\"", "name = \"third\"").replace(
+        "source = \"record\"\nrun = \"second\"",
+        "source = \"csv\"\npath = \"digits.csv\"\nlabel = \"label\"",
+    );
+    fs::write(server.folder().join("third.toml"), from_csv).unwrap();
+    server.json(&["train", "third.toml", "--offline"], 1);
+    server.json(&["train", "third.toml"], 0);
+    let third = report(server, "third");
+    assert!(mean(&third, "accuracy") > 0.6, "{third}");
+    // Again, offline: everything is known, and the numbers are the same to the bit.
+    server.json(&["train", "third.toml", "--offline"], 0);
+    assert_eq!(report(server, "third")["test"], third["test"]);
+
+    let added = server.json(&["budget", "add", "more", "--run", "later", "--calls", "7"], 0);
+    assert_eq!(added["budgets"][0]["limit"]["calls"], 7, "{added}");
+    let limited = client.with("x-tuition-run", "later");
+    let texts: Vec<String> = (0..8).map(|at| format!("later {at}")).collect();
+    let refused = limited
+        .post("/v1/embeddings", json!({"model": "scripted", "input": texts}).to_string())
+        .await
+        .unwrap();
+    assert_eq!(refused.status, 402, "the new limit is not in force: {refused:?}");
+
+    let unknown = server.json(&["audit"], 0)["unknown"][0]["id"].as_u64().unwrap().to_string();
+    server.json(&["resolve", &unknown, "--free", "--why", "not on the bill"], 0);
+    let answered = load.stop().await;
+    assert!(answered > 50, "only {answered} answers: `serve` was not under load");
+
+    let audit = server.json(&["audit", "--verify"], 0);
+    assert_eq!((&audit["discrepancies"], &audit["unknown"]), (&json!([]), &json!([])));
+    // The stalled call is on the teacher's bill: a person said otherwise, and the record says who was believed.
+    let bill = upstream.bill();
+    assert_eq!(client.statement().await.budget("load")["settled"]["calls"], bill.inferences - 1);
+}
+
+fn question(content: &str) -> String {
+    json!({"model": "scripted", "messages": [{"role": "user", "content": content}]}).to_string()
+}
+
+/// Clients that ask new questions until they are told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<u64>>,
+}
+
+impl Load {
+    const CLIENTS: usize = 4;
+
+    fn start(client: &Client) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = |at: usize| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            async move {
+                let mut answered = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let body = question(&format!("load {at} {answered} [slow 20]"));
+                    let reply = client.post("/v1/chat/completions", body).await.unwrap();
+                    assert_eq!(reply.status, 200, "{reply:?}");
+                    answered += 1;
+                }
+                answered
+            }
+        };
+        let clients = (0..Load::CLIENTS).map(|at| tokio::spawn(work(at))).collect();
+        Load { stop, clients }
+    }
+
+    /// Answers in all.
+    async fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut answered = 0;
+        for client in self.clients {
+            answered += client.await.unwrap();
+        }
+        answered
+    }
+}
+
+fn run_folder_is_whole(folder: &Path) {
+    for name in [
+        "config.toml",
+        "manifest.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "report.html",
+        "report.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/model.onnx",
+        "model/README.md",
+    ] {
+        assert!(folder.join(name).exists(), "{name} is missing in the run folder");
+    }
+    let report: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("report.json")).unwrap()).unwrap();
+    for member in ["method", "calls", "seeds", "test", "teacher", "student_alone", "spend"] {
+        assert_ne!(report[member], json!(null), "`{member}` is missing in report.json");
+    }
+}

@@ -1,0 +1,14 @@
+//! The one binary of end-to-end tests: the built command, driven from outside.
+//! Each module says in its first lines what it needs; `cargo xtask test` installs that.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stderr, reason = "a failed test shows what the server said")]
+
+mod bad_input;
+mod documents;
+mod house;
+mod kill;
+mod loop_closed;
+mod money;
+mod sdk;
+mod store;
+mod support;

@@ -1,0 +1,131 @@
+//! The store when its index is gone, garbled or locked, and when two want to own it.
+//! Wants nothing but the built command.
+//! Invariant: the journal alone is enough; nothing is lost and nothing is bought again.
+
+use crate::support::{Client, TestServer, Upstream, price, teacher};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+const BUDGET: &str = "[[budget]]\nname = \"pilot\"\ncalls = 50\nusd = \"1.00\"";
+const QUESTIONS: usize = 6;
+
+fn requests() -> Vec<(&'static str, String)> {
+    let chat = |at: usize| {
+        json!({"model": "scripted", "messages": [{"role": "user", "content": format!("kept {at}")}]})
+            .to_string()
+    };
+    let mut requests: Vec<_> = (0..QUESTIONS).map(|at| ("/v1/chat/completions", chat(at))).collect();
+    requests.push(("/v1/embeddings", json!({"model": "scripted", "input": ["one", "two"]}).to_string()));
+    requests
+}
+
+async fn ask_all(server: &TestServer, expected: &str) -> Vec<Value> {
+    let client = Client::new(&server.url());
+    let mut answers = Vec::new();
+    for (path, body) in requests() {
+        let reply = client.post(path, body).await.unwrap();
+        assert_eq!((reply.status, reply.header("x-tuition-outcome")), (200, expected), "{reply:?}");
+        let answer = reply.json();
+        answers.push(answer.get("choices").or(answer.get("data")).unwrap().clone());
+    }
+    answers
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// Buys, stops the server in `stop`'s way, spoils the store, starts again: all is known, and the statement is the same.
+async fn survives(stop: fn(&mut TestServer), spoil: fn(&Path) -> Vec<File>) {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    let bought = ask_all(&server, "bought").await;
+    let before = Client::new(&server.url()).statement().await;
+    stop(&mut server);
+    let _held = spoil(&server.folder().join("tuition.store"));
+    server.restart();
+    assert_eq!(ask_all(&server, "known").await, bought);
+    let after = Client::new(&server.url()).statement().await;
+    assert_eq!(after.0["budgets"], before.0["budgets"]);
+    assert_eq!(upstream.asked(), requests().len() as u64);
+    assert_eq!(server.json(&["audit", "--verify"], 0)["discrepancies"], json!([]));
+}
+
+fn stopped(server: &mut TestServer) {
+    server.terminate();
+    assert!(server.wait().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_but_the_journal_may_be_deleted() {
+    survives(TestServer::kill, |store| {
+        for path in fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_journal = path.file_name().unwrap().to_str().unwrap().starts_with("journal");
+            if path.is_dir() && !is_journal {
+                fs::remove_dir_all(&path).unwrap();
+            } else if !is_journal {
+                fs::remove_file(&path).unwrap();
+            }
+        }
+        Vec::new()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_garbled_index_is_rebuilt() {
+    survives(stopped, |store| {
+        let spoilt = files(&store.join("index"));
+        assert!(!spoilt.is_empty(), "the index holds no file");
+        for path in spoilt {
+            let length = fs::metadata(&path).unwrap().len().max(512);
+            let garbage: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
+            fs::write(path, garbage).unwrap();
+        }
+        Vec::new()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_index_is_rebuilt() {
+    survives(TestServer::kill, |store| {
+        for path in files(&store.join("index")) {
+            let length = fs::metadata(&path).unwrap().len();
+            File::options().write(true).open(&path).unwrap().set_len(length / 3).unwrap();
+        }
+        Vec::new()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_locked_by_a_leftover_is_not_needed() {
+    survives(TestServer::kill, |store| {
+        let locked: Vec<File> =
+            files(&store.join("index")).iter().map(|path| File::open(path).unwrap()).collect();
+        for file in &locked {
+            rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        }
+        locked
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_serve_is_refused_and_changes_nothing() {
+    let upstream = Upstream::start().await;
+    let server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    ask_all(&server, "bought").await;
+    let second = server.run(&["serve"]);
+    let words = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(2), "{words}");
+    assert!(words.contains("tuition.store"), "the store is not named: {words}");
+    ask_all(&server, "known").await;
+}

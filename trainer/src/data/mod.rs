@@ -1,0 +1,160 @@
+//! Sources of inputs: a CSV file, a folder of files, what a run has bought; and the parts of a data set.
+//!
+//! A source reads inputs and, where it knows it, the truth. It must not know teachers, budgets or losses. Invariant:
+//! the same files give the same inputs in the same order, and a mistake in them is answered with its place.
+
+use std::path::{Path, PathBuf};
+
+use crate::example::Input;
+
+pub mod csv;
+pub mod files;
+pub mod record;
+pub mod split;
+
+/// The most inputs that one source gives.
+pub const MAX_INPUTS: usize = 10_000_000;
+
+/// One input as its source gave it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raw {
+    /// Where it came from, for people: a path, or a path and a line.
+    pub place: String,
+    /// What the teacher is asked and the student sees.
+    pub input: Input,
+    /// The true class, where the source knows it.
+    pub truth: Option<u32>,
+}
+
+/// All inputs of a source.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Collected {
+    /// The inputs, in the source's own order.
+    pub inputs: Vec<Raw>,
+    /// The names of the true classes; empty where the source knows no truth.
+    pub classes: Vec<String>,
+    /// How many files or rows were left out because they hold too little to ask about.
+    pub skipped: usize,
+}
+
+/// Why a source cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The file or folder cannot be read.
+    #[error("the data `{path}` cannot be read")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is nothing in it.
+    #[error("the data set `{path}` is empty: {reason}")]
+    Empty {
+        /// The file, folder or pattern.
+        path: PathBuf,
+        /// What was looked for.
+        reason: &'static str,
+    },
+    /// A limit is passed.
+    #[error("the data set `{path}` has more than {limit} {unit}")]
+    TooLarge {
+        /// The file, folder or pattern.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// A row with another number of columns.
+    #[error("`{path}` line {line} has {found} columns, but the first row has {expected}")]
+    Ragged {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// How many columns it has.
+        found: usize,
+        /// How many the first row has.
+        expected: usize,
+    },
+    /// A cell that is no finite number.
+    #[error("`{path}` line {line}, column `{column}`: `{value}` is not a finite number")]
+    NotANumber {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The column's name, or its index from 0.
+        column: String,
+        /// What stands there, cut to its beginning.
+        value: String,
+    },
+    /// The label column is not there.
+    #[error("`{path}` has no column `{label}`{hint}; it has {columns}")]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        label: String,
+        /// The nearest known name, as words.
+        hint: String,
+        /// The columns, as words.
+        columns: String,
+    },
+    /// A label that names no class.
+    #[error("`{path}` line {line}, column `{column}`: the label `{value}` is out of range: {reason}")]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The column's name, or its index from 0.
+        column: String,
+        /// What stands there, cut to its beginning.
+        value: String,
+        /// What would fit.
+        reason: String,
+    },
+    /// The file's own format is broken.
+    #[error("`{path}` is not CSV: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A pattern that can never match.
+    #[error("the pattern `{pattern}` {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The description of a model's preprocessing does not hold what is needed.
+    #[error("the preprocessing `{path}` {reason}")]
+    Window {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl DataError {
+    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.to_owned(), source }
+    }
+}
+
+/// The beginning of a value, short enough for an error's line.
+pub(crate) fn beginning(value: &str) -> String {
+    const MOST: usize = 40;
+    let mut shown: String = value.chars().take(MOST).collect();
+    if value.chars().count() > MOST {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,309 @@
+//! Examples from the record: what a run has bought, by itself or joined with the inputs that were asked about.
+//!
+//! It must not know who paid. Invariant: a target is read from a recorded answer and from nothing else, and the order
+//! of the examples is that of their keys or of the questions, never that of the purchase.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tuition_ledger::{QueryKey, Record};
+
+use super::split::Draw;
+use crate::example::{Example, Split, Target};
+use crate::question::{
+    DIALECT, Gives, Question, QuestionError, Seen, recorded_input, recorded_output, target,
+};
+
+/// How recorded rows and answers are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The input that the student sees; none where rows have only one.
+    pub input: Option<String>,
+    /// The output that is learnt from; none where answers have only one.
+    pub output: Option<String>,
+    /// What that output gives; none to see it from all answers.
+    pub gives: Option<Gives>,
+    /// What the student is to see.
+    pub seen: Seen,
+}
+
+/// Why the record is no data set.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The run has bought nothing that can be learnt from.
+    #[error("the record holds no rows of tensors bought by the run `{run}`")]
+    Empty {
+        /// The run.
+        run: String,
+    },
+    /// A question or an answer cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] QuestionError),
+    /// Two answers with different numbers of classes.
+    #[error("the answer recorded under {key} has {found} classes, but the first has {expected}")]
+    Classes {
+        /// The key.
+        key: QueryKey,
+        /// Its classes.
+        found: usize,
+        /// The classes of the first answer.
+        expected: usize,
+    },
+    /// A true class that the teacher does not have.
+    #[error("{place}: class {truth} is out of range: the teacher has {classes} classes (0 to {last})", last = classes.saturating_sub(1))]
+    Truth {
+        /// Where the input came from.
+        place: String,
+        /// The true class.
+        truth: u32,
+        /// The teacher's classes.
+        classes: usize,
+    },
+}
+
+impl Reading {
+    /// What the outputs give, seen from all of them where it is not stated.
+    ///
+    /// # Errors
+    /// When an answer has no fitting output.
+    pub fn gives<'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a Arc<Record>>,
+    ) -> Result<Gives, RecordError> {
+        if let Some(gives) = self.gives {
+            return Ok(gives);
+        }
+        let output =
+            |record: &'a Arc<Record>| recorded_output(record.key, &record.answer, self.output.as_deref());
+        let outputs = records.into_iter().map(output).collect::<Result<Vec<_>, _>>()?;
+        Ok(Gives::guess(outputs))
+    }
+
+    fn target(&self, record: &Record, gives: Gives) -> Result<Target, RecordError> {
+        let output = recorded_output(record.key, &record.answer, self.output.as_deref())?;
+        Ok(target(record.key, output, gives)?)
+    }
+}
+
+/// The examples in the records of a run, sorted by key; other dialects' records are passed over.
+///
+/// # Errors
+/// When there is none, or one that cannot be read.
+pub fn examples(
+    run: &str,
+    records: &[Arc<Record>],
+    reading: &Reading,
+) -> Result<(Vec<Example>, Gives), RecordError> {
+    let rows: BTreeMap<QueryKey, &Arc<Record>> = records
+        .iter()
+        .filter(|record| record.query.dialect == DIALECT)
+        .map(|record| (record.key, record))
+        .collect();
+    if rows.is_empty() {
+        return Err(RecordError::Empty { run: run.to_owned() });
+    }
+    let gives = reading.gives(rows.values().copied())?;
+    let mut examples = Vec::with_capacity(rows.len());
+    for (key, record) in rows {
+        let input = recorded_input(key, &record.query, reading.input.as_deref(), reading.seen)?;
+        let target = Some(reading.target(record, gives)?);
+        examples.push(Example { key: key.to_string(), input, target, truth: None });
+    }
+    Ok((examples, gives))
+}
+
+/// The examples of answered questions, in the questions' order; those without an answer are passed over.
+///
+/// # Errors
+/// When an answer cannot be read.
+pub fn answered(
+    questions: &[Question],
+    records: &[Option<Arc<Record>>],
+    reading: &Reading,
+    gives: Gives,
+) -> Result<Vec<Example>, RecordError> {
+    let example = |(question, record): (&Question, &Arc<Record>)| {
+        let target = Some(reading.target(record, gives)?);
+        let (input, truth) = (question.input.clone(), question.truth);
+        Ok(Example { key: question.key.to_string(), input, target, truth })
+    };
+    let pairs = questions.iter().zip(records);
+    pairs
+        .filter_map(|(question, record)| record.as_ref().map(|record| (question, record)))
+        .map(example)
+        .collect()
+}
+
+/// How many classes the answers have; labels alone have one more than the highest.
+///
+/// # Errors
+/// When two answers differ.
+pub fn classes(examples: &[Example]) -> Result<usize, RecordError> {
+    let mut found = None;
+    let mut highest = 0;
+    for example in examples {
+        match &example.target {
+            Some(Target::Logits(scores) | Target::LogProbabilities(scores)) => {
+                let expected = *found.get_or_insert(scores.len());
+                if expected != scores.len() {
+                    let key = example.key.parse().unwrap_or(QueryKey::from_bytes([0; 32]));
+                    return Err(RecordError::Classes { key, found: scores.len(), expected });
+                }
+            }
+            Some(Target::Label(class)) => highest = highest.max(*class as usize + 1),
+            None => {}
+        }
+    }
+    Ok(found.unwrap_or(highest))
+}
+
+/// Sets a fraction of the bought examples aside for validation: exactly that many, drawn by key.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count of examples times a fraction"
+)]
+pub fn set_aside(bought: Vec<Example>, validation: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+    let count = (bought.len() as f64 * validation).round() as usize;
+    let mut drawn: Vec<(u64, &str)> = bought
+        .iter()
+        .map(|example| (Draw::Validation.number(seed, &example.key), example.key.as_str()))
+        .collect();
+    drawn.sort_unstable();
+    let aside: std::collections::BTreeSet<String> =
+        drawn.into_iter().take(count).map(|(_, key)| key.to_owned()).collect();
+    bought.into_iter().partition(|example| !aside.contains(&example.key))
+}
+
+/// Splits the examples of a record: a fraction for the test by key, of the rest a fraction for validation.
+///
+/// # Errors
+/// When the answers' numbers of classes differ.
+pub fn split(examples: Vec<Example>, test: f64, validation: f64, seed: u64) -> Result<Split, RecordError> {
+    let classes = classes(&examples)?;
+    let held = |example: &Example| Draw::Test.holds(seed, &example.key, test);
+    let (test, bought) = examples.into_iter().partition(held);
+    let (train, validation) = set_aside(bought, validation, seed);
+    Ok(Split { train, validation, test, classes: names(classes, &[]) })
+}
+
+/// The names of the teacher's classes: those of the source, then bare numbers.
+#[must_use]
+pub fn names(classes: usize, known: &[String]) -> Vec<String> {
+    (0..classes).map(|class| known.get(class).cloned().unwrap_or_else(|| class.to_string())).collect()
+}
+
+/// Checks that every true class is one of the teacher's.
+///
+/// # Errors
+/// Names the first input whose class is not.
+pub fn check_truths(questions: &[Question], classes: usize) -> Result<(), RecordError> {
+    let wrong = questions.iter().find_map(|question| {
+        question.truth.filter(|truth| *truth as usize >= classes).map(|truth| (question, truth))
+    });
+    wrong.map_or(Ok(()), |(question, truth)| {
+        Err(RecordError::Truth { place: question.place.clone(), truth, classes })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tuition_ledger::{Amount, Answer, Elements, Signal, Tensor, Timestamp};
+
+    use super::*;
+    use crate::example::Input;
+    use crate::question::Form;
+    use crate::teacher::ElementType;
+
+    fn record(value: f32, dialect: &str, outputs: &[(&str, Elements)]) -> Arc<Record> {
+        let form = Form {
+            teacher: "t".into(),
+            revision: "1".into(),
+            model: "m".into(),
+            input: "x".into(),
+            element_type: ElementType::F32,
+            shape: None,
+            outputs: vec![],
+        };
+        let mut query = form.query(form.row(&Input::Vector(vec![value])).unwrap().canonical());
+        query.dialect = dialect.to_owned();
+        let tensor = |(name, elements): &(&str, Elements)| {
+            let (name, elements) = ((*name).to_owned(), elements.clone());
+            Signal::Tensor(Tensor { name, shape: vec![1, elements.len()], elements })
+        };
+        Arc::new(Record {
+            key: query.key(),
+            query,
+            model: "m".into(),
+            answer: Answer { body: bytes::Bytes::new(), signals: outputs.iter().map(tensor).collect() },
+            envelope: bytes::Bytes::new(),
+            media: "application/json".into(),
+            share: Amount::ZERO,
+            priced: false,
+            at: Timestamp::default(),
+        })
+    }
+
+    fn reading() -> Reading {
+        Reading { input: None, output: None, gives: None, seen: Seen::Vector }
+    }
+
+    #[test]
+    fn what_a_run_bought_is_a_data_set() {
+        let scores = |a: f32| Elements::F64(vec![f64::from(a), 0.0, 1.0]);
+        let records: Vec<Arc<Record>> =
+            (0..40_u8).map(|i| record(f32::from(i), DIALECT, &[("y", scores(f32::from(i)))])).collect();
+        let mut backwards = records.clone();
+        backwards.reverse();
+        backwards.push(record(1.0, "openai", &[]));
+        let (found, gives) = examples("r", &backwards, &reading()).unwrap();
+        assert_eq!(gives, Gives::Logits);
+        assert_eq!(found, examples("r", &records, &reading()).unwrap().0);
+        let divided = split(found, 0.25, 0.2, 0).unwrap();
+        assert_eq!(divided.classes, ["0", "1", "2"]);
+        let bought = divided.train.len() + divided.validation.len();
+        assert_eq!(divided.validation.len(), (bought + 2) / 5);
+        assert_eq!(bought + divided.test.len(), 40);
+        assert_eq!(divided.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_record_that_is_no_data_set_is_named() {
+        let probabilities = Elements::F32(vec![0.5, 0.5]);
+        let check = |records: &[Arc<Record>], reading: Reading, expected: &str| {
+            let error = examples("r", records, &reading).expect_err(expected).to_string();
+            assert!(error.ends_with(expected), "{error}");
+        };
+        check(
+            &[record(1.0, "openai", &[])],
+            reading(),
+            "the record holds no rows of tensors bought by the run `r`",
+        );
+        check(
+            &[record(
+                1.0,
+                DIALECT,
+                &[("predict", Elements::I64(vec![1])), ("predict_proba", probabilities.clone())],
+            )],
+            reading(),
+            "unless one is named; it has `predict`, `predict_proba`",
+        );
+        check(
+            &[record(1.0, DIALECT, &[("y", probabilities.clone())])],
+            Reading { output: Some("z".into()), ..reading() },
+            "there is no `z`; it has `y`",
+        );
+        check(
+            &[record(1.0, DIALECT, &[("y", probabilities.clone())])],
+            Reading { seen: Seen::Bytes, gives: Some(Gives::Label), ..reading() },
+            "does not give label: it has 2 values",
+        );
+        check(
+            &[record(0.5, DIALECT, &[("y", probabilities)])],
+            Reading { seen: Seen::Bytes, ..reading() },
+            "since bytes and padding are whole numbers from 0 to 256; it has `x`",
+        );
+    }
+}

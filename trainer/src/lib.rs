@@ -1,0 +1,40 @@
+//! Students from bought answers: what was recorded becomes examples, comparisons, a trained student and a report.
+//!
+//! This crate must not know HTTP, command lines, clocks or the environment; it prints nothing. The modules below
+//! stand in the order in which data flows; each uses only those above it.
+
+mod nearest;
+mod example;
+#[cfg(test)]
+mod installed;
+pub mod teacher;
+pub mod question;
+pub mod local;
+pub mod data;
+pub mod acquire;
+pub mod baseline;
+mod compare;
+mod student;
+mod loss;
+mod method;
+mod optimizer;
+mod train;
+mod evaluate;
+mod report;
+mod export;
+mod run;
+
+pub use compare::Combine;
+pub use evaluate::{Measure, Measures};
+pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
+pub use export::{CheckError, Model, TOLERANCE, check_export};
+pub use loss::{Form, Labels, LossConfig, LossError, Tuples, check_losses};
+pub use method::MethodConfig;
+pub use optimizer::{Rule, Schedule};
+pub use report::{Report, Row, Spend};
+pub use run::{
+    BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, score_seeds,
+    train_run,
+};
+pub use student::{ByteConvConfig, StudentConfig, StudentError};
+pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

@@ -1,0 +1,48 @@
+//! What a method adds to the loop beside its losses.
+//!
+//! This room must not know files or the loop. Invariant: everything here works on answers that were already recorded;
+//! no method asks a teacher.
+
+mod mixup;
+mod offset;
+
+use serde::{Deserialize, Serialize};
+
+use crate::loss::LossConfig;
+
+pub(crate) use mixup::Mixup;
+pub(crate) use offset::fix_offset;
+
+/// The `[method]` table of a run file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MethodConfig {
+    /// The losses, summed with their weights.
+    pub losses: Vec<LossConfig>,
+    /// Whether comparative losses get their offset put back; `false` is the published form.
+    #[serde(default = "yes")]
+    pub offset_fix: bool,
+    /// Whether inputs and their targets are mixed in pairs.
+    #[serde(default)]
+    pub mixup: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl MethodConfig {
+    /// A short name: the losses' kinds, and what departs from the default.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let losses: Vec<&str> = self.losses.iter().map(LossConfig::name).collect();
+        let floats = self.losses.iter().any(LossConfig::floats);
+        let offset = if floats && !self.offset_fix { " without offset fix" } else { "" };
+        format!("{}{}{offset}", if self.mixup { "mixup " } else { "" }, losses.join(" + "))
+    }
+
+    /// Whether the student's outputs float and are to be put back.
+    pub(crate) fn fixes_offset(&self) -> bool {
+        self.offset_fix && self.losses.iter().any(LossConfig::floats)
+    }
+}

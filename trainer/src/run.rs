@@ -1,0 +1,446 @@
+//! A run from its file to its folder: what RUN.toml says, and the one call that trains all it asks for.
+//!
+//! It must not know where examples come from or what answers cost: a split and the spend are handed in. Invariants: an
+//! unknown name in a run file is answered with the nearest known one; the resolved settings in the folder are enough to
+//! repeat the run.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::{Measures, Scores, score};
+use crate::example::{Example, Split, Target};
+use crate::export;
+use crate::loss::{Labels, LossConfig};
+use crate::method::MethodConfig;
+use crate::nearest::nearest;
+use crate::report::{self, Report, Row, Spend, make};
+use crate::student::{Built, Student, StudentConfig};
+use crate::train::{Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainError, digests, replace, train};
+
+/// A run file, RUN.toml.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The run's name, and its folder's.
+    pub name: String,
+    /// Who is asked.
+    pub teacher: TeacherConfig,
+    /// What is asked about.
+    pub data: DataConfig,
+    /// How much may be bought.
+    pub budget: BudgetConfig,
+    /// What learns.
+    pub student: StudentConfig,
+    /// From which losses.
+    pub method: MethodConfig,
+    /// How long and how fast.
+    #[serde(default)]
+    pub train: TrainConfig,
+}
+
+/// The `[teacher]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// The name of a teacher of tuition.toml.
+    pub name: String,
+    /// The output that is learnt from, where answers have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// What it gives: `probabilities`, `log-probabilities`, `logits` or `label`; seen from the answers where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives: Option<String>,
+}
+
+/// The `[data]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The kind of source.
+    pub source: Source,
+    /// The file, folder or pattern; not for `record`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// For `record`: the run whose bought answers are the data set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// The column of the truth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The test part.
+    #[serde(default)]
+    pub test: TestPart,
+}
+
+/// The kinds of sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Rows of numbers.
+    Csv,
+    /// Files as bytes.
+    Files,
+    /// What a client bought through the proxy.
+    Record,
+}
+
+/// The test part: a share of the data set by key, or a source of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TestPart {
+    /// A share between 0 and 1.
+    Share(f64),
+    /// A path.
+    Path(String),
+}
+
+impl Default for TestPart {
+    fn default() -> Self {
+        Self::Share(0.3)
+    }
+}
+
+/// The `[budget]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Training and validation answers together.
+    pub calls: u64,
+    /// The share of them that validates.
+    #[serde(default = "fifth")]
+    pub validation: f64,
+}
+
+fn fifth() -> f64 {
+    0.2
+}
+
+/// Why a run file cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// It is no TOML.
+    #[error("the run file is no TOML: {0}")]
+    Syntax(String),
+    /// A key or kind that does not exist.
+    #[error("unknown {what} `{name}`{}; known here: {known}", hint.as_ref().map(|hint| format!(", did you mean `{hint}`?")).unwrap_or_default())]
+    Unknown {
+        /// `key` or `kind`.
+        what: &'static str,
+        /// What was written.
+        name: String,
+        /// The nearest known name, if one is near.
+        hint: Option<String>,
+        /// The known names.
+        known: String,
+    },
+    /// A value that does not fit.
+    #[error("the run file does not fit: {0}")]
+    Value(String),
+    /// A number out of its range.
+    #[error("`{field}` is {value}; it must be {range}")]
+    Range {
+        /// The key.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it may hold.
+        range: &'static str,
+    },
+    /// A key that the source needs.
+    #[error("source `{source_kind}` needs `data.{field}`")]
+    Missing {
+        /// The source.
+        source_kind: &'static str,
+        /// The key.
+        field: &'static str,
+    },
+    /// An override that is none.
+    #[error("`{assignment}` is no override: {reason}")]
+    Override {
+        /// What was given.
+        assignment: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl RunConfig {
+    /// Reads a run file, with overrides such as `train.lr=0.01` or `method.losses.0.weight=2`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, by name.
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax(error.to_string()))?;
+        for assignment in overrides {
+            set(&mut table, assignment)?;
+        }
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| explain(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The resolved run file.
+    ///
+    /// # Errors
+    /// Never for a configuration that was parsed.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string_pretty(self).map_err(|error| ConfigError::Value(error.to_string()))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let range = |field, fine: bool, value: String, range| {
+            if fine { Ok(()) } else { Err(ConfigError::Range { field, value, range }) }
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let fine = !self.name.is_empty() && !self.name.starts_with('.') && self.name.chars().all(plain);
+        range(
+            "name",
+            fine,
+            format!("{:?}", self.name),
+            "letters, digits, `-`, `_` and `.`, for it names a folder",
+        )?;
+        range("budget.calls", self.budget.calls > 0, self.budget.calls.to_string(), "1 or more")?;
+        let share = self.budget.validation;
+        range("budget.validation", (0.0..1.0).contains(&share), share.to_string(), "0 to below 1")?;
+        if let TestPart::Share(share) = self.data.test {
+            range("data.test", share > 0.0 && share < 1.0, share.to_string(), "between 0 and 1, or a path")?;
+        }
+        match (self.data.source, &self.data.path, &self.data.run) {
+            (Source::Record, _, None) => Err(ConfigError::Missing { source_kind: "record", field: "run" }),
+            (Source::Csv, None, _) => Err(ConfigError::Missing { source_kind: "csv", field: "path" }),
+            (Source::Files, None, _) => Err(ConfigError::Missing { source_kind: "files", field: "path" }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Names the unknown key or kind of a deserialization error, and the nearest known one.
+fn explain(error: &toml::de::Error) -> ConfigError {
+    let message = error.message();
+    let (what, rest) = match (message.split_once("unknown field `"), message.split_once("unknown variant `"))
+    {
+        (Some((_, rest)), _) => ("key", rest),
+        (_, Some((_, rest))) => ("kind", rest),
+        _ => return ConfigError::Value(error.to_string().trim_end().to_owned()),
+    };
+    let mut quoted = rest.split('`');
+    let name = quoted.next().unwrap_or_default().to_owned();
+    let known: Vec<String> = quoted.skip(1).step_by(2).map(str::to_owned).collect();
+    let hint = nearest(&name, &known).map(str::to_owned);
+    ConfigError::Unknown { what, name, hint, known: known.join(", ") }
+}
+
+/// Sets one value in a table by its dotted path; a value that is no TOML is taken as text.
+fn set(table: &mut toml::Table, assignment: &str) -> Result<(), ConfigError> {
+    let wrong = |reason: String| ConfigError::Override { assignment: assignment.to_owned(), reason };
+    let (path, value) = assignment.split_once('=').ok_or_else(|| wrong("it has no `=`".into()))?;
+    let (path, value) = (path.trim(), value.trim());
+    let parsed =
+        format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut one| one.remove("value"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let last = keys.pop().filter(|last| !last.is_empty()).ok_or_else(|| wrong("it names no key".into()))?;
+    let Some((first, rest)) = keys.split_first() else {
+        table.insert(last.to_owned(), value);
+        return Ok(());
+    };
+    let mut at = table.entry(*first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    for key in rest {
+        at = match at {
+            toml::Value::Table(table) => {
+                table.entry(*key).or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            }
+            toml::Value::Array(array) => {
+                item(array, key).ok_or_else(|| wrong(format!("`{key}` is no place in a list")))?
+            }
+            _ => return Err(wrong(format!("what stands before `{key}` holds no keys"))),
+        };
+    }
+    match at {
+        toml::Value::Table(table) => drop(table.insert(last.to_owned(), value)),
+        toml::Value::Array(array) => {
+            *item(array, last).ok_or_else(|| wrong(format!("`{last}` is no place in a list")))? = value;
+        }
+        _ => return Err(wrong(format!("what stands before `{last}` holds no keys"))),
+    }
+    Ok(())
+}
+
+fn item<'a>(array: &'a mut [toml::Value], key: &str) -> Option<&'a mut toml::Value> {
+    array.get_mut(key.parse::<usize>().ok()?)
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Every seed is trained and the folder is written.
+    Finished(Box<Report>),
+    /// The interrupt was set: the state is saved, and the same run with `resume` goes on from it.
+    Interrupted {
+        /// The seed that was in training.
+        seed: u64,
+        /// Its steps.
+        step: usize,
+    },
+}
+
+/// The loss of the row `student_alone`: the classes alone that the teacher's answers name.
+const ALONE: LossConfig = LossConfig::Labels { weight: 1.0, of: Labels::Teacher };
+
+/// Trains every seed of a run, scores it on the test part, and writes its folder.
+///
+/// Beside the method, the same student is trained on the teacher's classes alone, with the same seeds and settings: the
+/// row `student_alone` says what the method adds.
+///
+/// # Errors
+/// Whatever cannot be trained or written, by name; checked before the first step where it can be.
+pub fn train_run(
+    config: &RunConfig,
+    split: &Split,
+    spend: Spend,
+    folder: &Path,
+    control: &Control<'_>,
+) -> Result<Outcome, TrainError> {
+    let alone = MethodConfig { losses: vec![ALONE], offset_fix: true, mixup: false };
+    let task = Task::new(split, &config.student, &config.method, &config.train)?;
+    let alone_task = Task::new(split, &config.student, &alone, &config.train)?;
+    let checkpoints = folder.join("checkpoints");
+    make(&checkpoints)?;
+    let resolved = config.to_toml().map_err(|error| TrainError::Export(error.to_string()))?;
+    replace(&folder.join("config.toml"), resolved.as_bytes())?;
+
+    let seeds = match train_seeds(&task, split, Some((&checkpoints, "student")), control)? {
+        Seeds::Trained(seeds) => seeds,
+        Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
+    };
+    let alone_scores = if config.method == alone {
+        seeds.scores.clone()
+    } else {
+        match train_seeds(&alone_task, split, Some((&checkpoints, "alone")), control)? {
+            Seeds::Trained(alone) => alone.scores,
+            Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
+        }
+    };
+    let report = Report {
+        method: config.method.name(),
+        calls: split.train.len() + split.validation.len(),
+        seeds: config.train.seeds.clone(),
+        test: Measures::of(&seeds.scores),
+        teacher: Row { name: config.teacher.name.clone(), test: teacher_row(split) },
+        student_alone: Row { name: "the teacher's labels only".into(), test: Measures::of(&alone_scores) },
+        spend,
+    };
+    let card = report::card(&config.name, &report, config.student.name(), &split.classes);
+    let sample = &split.train[0].input;
+    export::save(&folder.join("model"), &seeds.first, &config.student, sample, &split.classes, &card)?;
+    report::write(folder, &config.name, &report, &seeds.rows, &manifest(config, split, &seeds.first))?;
+    Ok(Outcome::Finished(Box::new(report)))
+}
+
+/// Trains every seed and scores it on the test part, keeping nothing: for experiments that compare methods.
+///
+/// # Errors
+/// Whatever cannot be trained, by name. An interrupt is not looked for.
+pub fn score_seeds(
+    split: &Split,
+    student: &StudentConfig,
+    method: &MethodConfig,
+    config: &TrainConfig,
+) -> Result<(Measures, Vec<MetricRow>), TrainError> {
+    let task = Task::new(split, student, method, config)?;
+    let control = Control { interrupt: Arc::default(), progress: &|_| {}, resume: false };
+    match train_seeds(&task, split, None, &control)? {
+        Seeds::Trained(seeds) => Ok((Measures::of(&seeds.scores), seeds.rows)),
+        Seeds::Interrupted { seed, step } => Err(TrainError::Diverged { seed, step, loss: f32::NAN }),
+    }
+}
+
+struct Trained {
+    first: Built,
+    scores: Vec<Scores>,
+    rows: Vec<MetricRow>,
+}
+
+enum Seeds {
+    Trained(Box<Trained>),
+    Interrupted { seed: u64, step: usize },
+}
+
+fn train_seeds(
+    task: &Task<'_>,
+    split: &Split,
+    kept: Kept<'_>,
+    control: &Control<'_>,
+) -> Result<Seeds, TrainError> {
+    let test: Vec<&Example> = split.test.iter().collect();
+    let (mut first, mut scores, mut rows) = (None, Vec::new(), Vec::new());
+    for seed in &task.config.seeds {
+        let trained = match train(task, *seed, kept, control)? {
+            Ended::Finished(trained) => trained,
+            Ended::Interrupted { step } => return Ok(Seeds::Interrupted { seed: *seed, step }),
+        };
+        scores.push(score(&trained.student.logits(&test, &task.device)?, &test));
+        rows.extend(trained.rows);
+        first.get_or_insert(trained.student);
+    }
+    let first =
+        first.ok_or(TrainError::Range { field: "seeds", value: "[]".into(), range: "at least one" })?;
+    Ok(Seeds::Trained(Box::new(Trained { first, scores, rows })))
+}
+
+/// The teacher on the test part, by its recorded answers; empty where it was not asked about all of it.
+fn teacher_row(split: &Split) -> Measures {
+    let classes = split.classes.len();
+    let logits: Option<Vec<Vec<f32>>> = split
+        .test
+        .iter()
+        .map(|example| match example.target.as_ref()? {
+            Target::Logits(scores) | Target::LogProbabilities(scores) => Some(scores.clone()),
+            Target::Label(class) => {
+                let mut certain = vec![f32::MIN / 2.0; classes];
+                certain[*class as usize] = 0.0;
+                Some(certain)
+            }
+        })
+        .collect();
+    let test: Vec<&Example> = split.test.iter().collect();
+    let labels_only = test.iter().any(|example| matches!(example.target, Some(Target::Label(_))));
+    let mut measured: Vec<Scores> = logits.iter().map(|logits| score(logits, &test)).collect();
+    for scores in &mut measured {
+        if labels_only {
+            // A bare class says nothing about how sure the teacher was.
+            (scores.ece, scores.loss) = (None, None);
+        }
+        if test.iter().any(|example| example.truth.is_none()) {
+            // Against its own labels the teacher would look perfect.
+            (scores.ece, scores.loss) = (None, None);
+        }
+    }
+    Measures::of(&measured)
+}
+
+fn manifest(config: &RunConfig, split: &Split, student: &Built) -> serde_json::Value {
+    let (data, record) = digests(split);
+    serde_json::json!({
+        "name": config.name,
+        "tuition": env!("CARGO_PKG_VERSION"),
+        "device": "cpu",
+        "seeds": config.train.seeds,
+        "digests": { "data": data, "record": record },
+        "examples": {
+            "train": split.train.len(),
+            "validation": split.validation.len(),
+            "test": split.test.len(),
+        },
+        "classes": split.classes.len(),
+        "teacher": { "name": config.teacher.name, "gives": split.gives().map(|signal| signal.name()) },
+        "student": { "kind": config.student.name(), "parameters": student.parameters().count() },
+        "onnx": { "input": export::INPUT, "output": export::OUTPUT },
+    })
+}
+
+#[cfg(test)]
+mod tests;

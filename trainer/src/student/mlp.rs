@@ -1,0 +1,76 @@
+//! A multi-layer perceptron with ReLU between its layers.
+//!
+//! It must not know how it is trained. Invariant: plain candle operators only, whose gradients are right.
+
+use candle_core::{Device, Result, Tensor, Var};
+
+use super::parameters::{Linear, Parameters};
+use super::{Inputs, Student};
+use crate::example::{Example, Input};
+
+/// Linear layers with ReLU between them.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    parameters: Parameters,
+    layers: Vec<Linear>,
+}
+
+impl Mlp {
+    /// Makes `input`-`hidden...`-`classes` from a seed.
+    pub(crate) fn new(
+        input: usize,
+        hidden: &[usize],
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut parameters = Parameters::new(seed, device);
+        let widths: Vec<usize> = [&[input], hidden, &[classes]].concat();
+        let layers = widths
+            .windows(2)
+            .enumerate()
+            .map(|(at, pair)| parameters.linear(&format!("layers.{at}"), pair[0], pair[1]))
+            .collect::<Result<_>>()?;
+        Ok(Self { parameters, layers })
+    }
+
+    /// The layers from input to output.
+    pub(crate) fn layers(&self) -> &[Linear] {
+        &self.layers
+    }
+}
+
+impl Student for Mlp {
+    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
+        let mut values = Vec::new();
+        for example in examples {
+            match &example.input {
+                Input::Vector(vector) => values.extend_from_slice(vector),
+                Input::Bytes(_) => candle_core::bail!("`{}` is bytes and no vector", example.key),
+            }
+        }
+        let width = self.layers[0].weight.dim(1)?;
+        Ok(Inputs(vec![Tensor::from_vec(values, (examples.len(), width), device)?]))
+    }
+
+    fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
+        let last = self.layers.len() - 1;
+        let mut hidden = self.layers[0].forward(&inputs.0[0])?;
+        for layer in &self.layers[1..=last] {
+            hidden = layer.forward(&hidden.relu()?)?;
+        }
+        Ok(hidden)
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn output_bias(&self) -> &Var {
+        &self.layers[self.layers.len() - 1].bias
+    }
+
+    fn mixable(&self) -> bool {
+        true
+    }
+}

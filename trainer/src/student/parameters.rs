@@ -1,0 +1,64 @@
+//! A student's named variables in a fixed order, made from a seed.
+//!
+//! This file must not know architectures or optimizers. Invariant: the same seed and the same calls in the same order
+//! give the same numbers on every machine, and the order never changes afterwards.
+
+use candle_core::{Device, Result, Tensor, Var};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Named variables, made in order from one stream of random numbers.
+#[derive(Debug)]
+pub(crate) struct Parameters {
+    all: Vec<(String, Var)>,
+    rng: ChaCha8Rng,
+    device: Device,
+}
+
+impl Parameters {
+    /// An empty list whose numbers will come from `seed`.
+    pub(crate) fn new(seed: u64, device: &Device) -> Self {
+        Self { all: Vec::new(), rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone() }
+    }
+
+    /// Adds a variable with values uniform in `-bound..bound`.
+    pub(crate) fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) -> Result<Var> {
+        let count = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|_| (self.rng.random::<f32>() * 2.0 - 1.0) * bound).collect();
+        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
+        self.all.push((name.to_owned(), var.clone()));
+        Ok(var)
+    }
+
+    /// A linear layer's weight `[output, input]` and bias, uniform in 1/sqrt(input) as PyTorch does it.
+    pub(crate) fn linear(&mut self, name: &str, input: usize, output: usize) -> Result<Linear> {
+        let bound = (1.0 / input as f32).sqrt();
+        let weight = self.uniform(&format!("{name}.weight"), &[output, input], bound)?;
+        let bias = self.uniform(&format!("{name}.bias"), &[output], bound)?;
+        Ok(Linear { weight, bias })
+    }
+
+    /// The variables in the order in which they were added.
+    pub(crate) fn all(&self) -> &[(String, Var)] {
+        &self.all
+    }
+
+    /// The number of scalars.
+    pub(crate) fn count(&self) -> usize {
+        self.all.iter().map(|(_, var)| var.elem_count()).sum()
+    }
+}
+
+/// x W^T + b.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    pub(crate) weight: Var,
+    pub(crate) bias: Var,
+}
+
+impl Linear {
+    /// Maps `[n, input]` to `[n, output]`.
+    pub(crate) fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        input.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
+    }
+}

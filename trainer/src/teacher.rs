@@ -1,0 +1,666 @@
+//! ONNX models run in this process by ONNX Runtime: teachers, and the check of an exported student.
+//!
+//! The only file that names `ort`. It must not know queries, budgets, files of data or the environment: the caller
+//! says where the runtime's library lies. Invariant: a tensor reaches the runtime only after its name, type and shape
+//! were found to fit, so that every mistake of a caller is answered by name; and what the runtime ran on is reported,
+//! not what was hoped for.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ort::environment::Environment;
+use ort::error::ErrorCode;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, ValueType};
+use tuition_ledger::{Elements, Tensor};
+
+use crate::nearest::nearest;
+
+/// The largest model file that is read: protocol buffers end at two gibibytes.
+pub const MAX_MODEL_BYTES: u64 = 2 << 30;
+/// The most values in the inputs of one run.
+pub const MAX_BATCH_VALUES: usize = 1 << 28;
+
+/// The environment is one for the whole process, and so is the library it came from.
+static LOADED: OnceLock<(PathBuf, Environment)> = OnceLock::new();
+/// Held while the library is loaded, so that two threads do not load two.
+static LOADING: Mutex<()> = Mutex::new(());
+
+/// Why a local model cannot be loaded or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The runtime's library is missing, broken or too old.
+    #[error("ONNX Runtime does not load from `{path}`: {reason}")]
+    Runtime {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+    /// The process already runs another library.
+    #[error("ONNX Runtime is already loaded from `{loaded}`, so `{path}` cannot be")]
+    OtherRuntime {
+        /// The library in use.
+        loaded: PathBuf,
+        /// The library asked for.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("the model `{path}` cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is larger than any ONNX file can be.
+    #[error("the model `{path}` has {bytes} bytes, more than the {MAX_MODEL_BYTES} of the largest ONNX file")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The bytes are something else.
+    #[error("`{path}` is not an ONNX model: {reason}")]
+    NotOnnx {
+        /// The file.
+        path: PathBuf,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// An ONNX file that this runtime cannot run.
+    #[error("ONNX Runtime cannot run the model `{path}`: {reason}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// A tensor name that the model does not have.
+    #[error("the model has no {direction} `{name}`{hint}; it has {known}", known = listed(known), hint = hint(name, known))]
+    Name {
+        /// `input` or `output`.
+        direction: &'static str,
+        /// The name asked for.
+        name: String,
+        /// The names that it has.
+        known: Vec<String>,
+    },
+    /// An input that was not given.
+    #[error("the input `{name}` is missing")]
+    Missing {
+        /// The input.
+        name: String,
+    },
+    /// An input given twice.
+    #[error("the input `{name}` is given twice")]
+    Twice {
+        /// The input.
+        name: String,
+    },
+    /// An input of another element type.
+    #[error("the input `{name}` is {found}, but the model takes {expected}")]
+    Type {
+        /// The input.
+        name: String,
+        /// The type given.
+        found: String,
+        /// The type that the model states.
+        expected: String,
+    },
+    /// An input of another shape.
+    #[error("the input `{name}` has shape {found:?}, but the model takes {expected}")]
+    Shape {
+        /// The input.
+        name: String,
+        /// The shape given.
+        found: Vec<usize>,
+        /// The shape that the model states.
+        expected: String,
+    },
+    /// A shape and a number of values that contradict each other.
+    #[error("the input `{name}` has {values} values, but its shape {shape:?} has room for {room}")]
+    Count {
+        /// The input.
+        name: String,
+        /// How many values there are.
+        values: usize,
+        /// The shape given.
+        shape: Vec<usize>,
+        /// The product of the shape.
+        room: usize,
+    },
+    /// More values than one run takes.
+    #[error("one run takes at most {MAX_BATCH_VALUES} values, but {values} were given")]
+    Batch {
+        /// How many values there were.
+        values: usize,
+    },
+    /// An output that is no tensor of numbers.
+    #[error(
+        "the output `{name}` is {found}, but only tensors of f32, f64, i32, i64, u8 and bool can be read"
+    )]
+    Output {
+        /// The output.
+        name: String,
+        /// What it is.
+        found: String,
+    },
+    /// The run itself failed.
+    #[error("the model `{path}` failed: {reason}")]
+    Run {
+        /// The model.
+        path: PathBuf,
+        /// What the runtime said.
+        reason: String,
+    },
+}
+
+fn listed(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+fn hint(name: &str, known: &[String]) -> String {
+    nearest(name, known).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default()
+}
+
+/// ONNX Runtime, loaded once for the whole process.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+}
+
+impl Runtime {
+    /// Loads the runtime's library from an absolute path; a second call with the same path finds it loaded.
+    ///
+    /// # Errors
+    /// When the path does not load, is older than 1.24, or another library is loaded already.
+    pub fn load(library: &Path) -> Result<Self, ModelError> {
+        let broken = |reason: String| ModelError::Runtime { path: library.to_owned(), reason };
+        let path = library.canonicalize().map_err(|error| broken(error.to_string()))?;
+        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        if LOADED.get().is_none() {
+            let builder = ort::init_from(&path).map_err(|error| broken(error.to_string()))?;
+            let environment = builder
+                .with_name("tuition")
+                .with_telemetry(false)
+                .build()
+                .map_err(|error| broken(error.message().to_owned()))?;
+            environment.set_log_level(ort::logging::LogLevel::Error);
+            // Only this function sets it, and only one thread is here.
+            let _ = LOADED.set((path.clone(), environment));
+        }
+        let (loaded, environment) = LOADED.get().expect("it was set above or before");
+        if *loaded != path {
+            return Err(ModelError::OtherRuntime { loaded: loaded.clone(), path });
+        }
+        Ok(Self { environment: environment.clone(), library: path })
+    }
+
+    /// The library in use.
+    #[must_use]
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// The runtime's own description of its build.
+    #[must_use]
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+}
+
+/// The element types that a tensor here can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElementType {
+    /// 32-bit floats.
+    F32,
+    /// 64-bit floats.
+    F64,
+    /// 32-bit integers.
+    I32,
+    /// 64-bit integers.
+    I64,
+    /// Bytes.
+    U8,
+    /// Truth values.
+    Bool,
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::U8 => "u8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
+fn element_type_of(elements: &Elements) -> Result<ElementType, String> {
+    match elements {
+        Elements::F32(_) => Ok(ElementType::F32),
+        Elements::F64(_) => Ok(ElementType::F64),
+        Elements::I32(_) => Ok(ElementType::I32),
+        Elements::I64(_) => Ok(ElementType::I64),
+        Elements::U8(_) => Ok(ElementType::U8),
+        Elements::Bool(_) => Ok(ElementType::Bool),
+        Elements::Text(_) => Err("text".to_owned()),
+    }
+}
+
+/// What a model states about one of its inputs or outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its element type, or what else it is, in the runtime's words.
+    pub element_type: Result<ElementType, String>,
+    /// Its extents; `None` where any extent fits.
+    pub shape: Vec<Option<usize>>,
+}
+
+impl Port {
+    fn of(name: &str, kind: &ValueType) -> Self {
+        let (element_type, shape) = match kind {
+            ValueType::Tensor { ty, shape, .. } => {
+                let extents = shape.iter().map(|extent| usize::try_from(*extent).ok()).collect();
+                (element_type(*ty), extents)
+            }
+            other => (Err(other.to_string()), vec![]),
+        };
+        Self { name: name.to_owned(), element_type, shape }
+    }
+
+    fn shape_words(&self) -> String {
+        let extents: Vec<String> = self
+            .shape
+            .iter()
+            .map(|extent| extent.map_or_else(|| "any".to_owned(), |extent| extent.to_string()))
+            .collect();
+        format!("[{}]", extents.join(", "))
+    }
+
+    fn check(&self, tensor: &Tensor) -> Result<(), ModelError> {
+        let name = || tensor.name.clone();
+        let found = element_type_of(&tensor.elements);
+        if self.element_type.is_err() || self.element_type != found {
+            let words = |kind: &Result<ElementType, String>| {
+                kind.as_ref().map_or_else(Clone::clone, ToString::to_string)
+            };
+            let expected = words(&self.element_type);
+            return Err(ModelError::Type { name: name(), found: words(&found), expected });
+        }
+        let fits = self.shape.len() == tensor.shape.len()
+            && self.shape.iter().zip(&tensor.shape).all(|(stated, given)| {
+                // The runtime takes no empty tensors.
+                *given > 0 && stated.is_none_or(|stated| stated == *given)
+            });
+        if !fits {
+            let expected = self.shape_words();
+            return Err(ModelError::Shape { name: name(), found: tensor.shape.clone(), expected });
+        }
+        let room = tensor.shape.iter().try_fold(1_usize, |room, extent| room.checked_mul(*extent));
+        let values = tensor.elements.len();
+        if room != Some(values) {
+            let room = room.unwrap_or(usize::MAX);
+            return Err(ModelError::Count { name: name(), values, shape: tensor.shape.clone(), room });
+        }
+        Ok(())
+    }
+}
+
+fn element_type(kind: TensorElementType) -> Result<ElementType, String> {
+    match kind {
+        TensorElementType::Float32 => Ok(ElementType::F32),
+        TensorElementType::Float64 => Ok(ElementType::F64),
+        TensorElementType::Int32 => Ok(ElementType::I32),
+        TensorElementType::Int64 => Ok(ElementType::I64),
+        TensorElementType::Uint8 => Ok(ElementType::U8),
+        TensorElementType::Bool => Ok(ElementType::Bool),
+        other => Err(format!("{other}")),
+    }
+}
+
+/// A loaded model.
+pub struct Model {
+    path: PathBuf,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    /// One run at a time: the runtime's own threads do the parallel part.
+    session: Mutex<Session>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a model file, to run on `threads` threads.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no ONNX model, or is one that this runtime cannot run.
+    pub fn load(runtime: &Runtime, path: &Path, threads: usize) -> Result<Self, ModelError> {
+        let path = path.to_owned();
+        let metadata =
+            std::fs::metadata(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+        if !metadata.is_file() {
+            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(ModelError::Read { path, source });
+        }
+        if metadata.len() > MAX_MODEL_BYTES {
+            return Err(ModelError::TooLarge { path, bytes: metadata.len() });
+        }
+        let refused = |code: ErrorCode, message: &str| {
+            let reason = message.to_owned();
+            match code {
+                ErrorCode::NoModel | ErrorCode::InvalidProtobuf => {
+                    ModelError::NotOnnx { path: path.clone(), reason }
+                }
+                _ => ModelError::Refused { path: path.clone(), reason },
+            }
+        };
+        let mut builder = Session::builder(&runtime.environment)
+            .map_err(|error| refused(error.code(), error.message()))?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(|error| refused(error.code(), error.message()))?
+            .with_intra_threads(threads.max(1))
+            .map_err(|error| refused(error.code(), error.message()))?;
+        let session =
+            builder.commit_from_file(&path).map_err(|error| refused(error.code(), error.message()))?;
+        let ports = |outlets: &[ort::value::Outlet]| {
+            outlets.iter().map(|outlet| Port::of(outlet.name(), outlet.dtype())).collect()
+        };
+        let (inputs, outputs) = (ports(session.inputs()), ports(session.outputs()));
+        Ok(Self { path, inputs, outputs, session: Mutex::new(session) })
+    }
+
+    /// The file it came from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its inputs, in the model's order.
+    #[must_use]
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// Its outputs, in the model's order.
+    #[must_use]
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The device that runs it. Nothing but the processor is registered, so nothing else can run it.
+    #[must_use]
+    pub fn device(&self) -> &'static str {
+        "cpu"
+    }
+
+    /// The input of that name.
+    ///
+    /// # Errors
+    /// Names the inputs that there are.
+    pub fn input(&self, name: &str) -> Result<&Port, ModelError> {
+        find("input", &self.inputs, name)
+    }
+
+    /// The output of that name.
+    ///
+    /// # Errors
+    /// Names the outputs that there are.
+    pub fn output(&self, name: &str) -> Result<&Port, ModelError> {
+        find("output", &self.outputs, name)
+    }
+
+    /// Runs the model on named inputs and returns the outputs named in `wanted`, in that order.
+    ///
+    /// # Errors
+    /// When an input or output is not the model's, does not fit, is missing, or the run fails.
+    pub fn run(&self, inputs: Vec<Tensor>, wanted: &[&str]) -> Result<Vec<Tensor>, ModelError> {
+        self.check(&inputs, wanted)?;
+        let failed = |error: ort::Error| ModelError::Run {
+            path: self.path.clone(),
+            reason: error.message().to_owned(),
+        };
+        let mut fed = Vec::with_capacity(inputs.len());
+        for tensor in inputs {
+            fed.push((tensor.name, to_ort(tensor.shape, tensor.elements).map_err(failed)?));
+        }
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = session.run(fed).map_err(failed)?;
+        wanted
+            .iter()
+            .map(|name| {
+                let value = outputs.get(name).expect("the name was checked against the model's outputs");
+                from_ort(name, value)
+            })
+            .collect()
+    }
+
+    fn check(&self, inputs: &[Tensor], wanted: &[&str]) -> Result<(), ModelError> {
+        for (index, tensor) in inputs.iter().enumerate() {
+            self.input(&tensor.name)?.check(tensor)?;
+            if inputs[..index].iter().any(|earlier| earlier.name == tensor.name) {
+                return Err(ModelError::Twice { name: tensor.name.clone() });
+            }
+        }
+        if let Some(port) =
+            self.inputs.iter().find(|port| !inputs.iter().any(|given| given.name == port.name))
+        {
+            return Err(ModelError::Missing { name: port.name.clone() });
+        }
+        for name in wanted {
+            let port = self.output(name)?;
+            if let Err(found) = &port.element_type {
+                return Err(ModelError::Output { name: port.name.clone(), found: found.clone() });
+            }
+        }
+        let values = inputs.iter().map(|tensor| tensor.elements.len()).sum();
+        if values > MAX_BATCH_VALUES {
+            return Err(ModelError::Batch { values });
+        }
+        Ok(())
+    }
+}
+
+fn find<'a>(direction: &'static str, ports: &'a [Port], name: &str) -> Result<&'a Port, ModelError> {
+    ports.iter().find(|port| port.name == name).ok_or_else(|| ModelError::Name {
+        direction,
+        name: name.to_owned(),
+        known: ports.iter().map(|port| port.name.clone()).collect(),
+    })
+}
+
+fn to_ort(shape: Vec<usize>, elements: Elements) -> ort::Result<DynValue> {
+    Ok(match elements {
+        Elements::F32(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::F64(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::I32(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::I64(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::U8(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::Bool(values) => OrtTensor::from_array((shape, values))?.into_dyn(),
+        Elements::Text(_) => return Err(ort::Error::new("text is not taken")),
+    })
+}
+
+fn from_ort(name: &str, value: &DynValue) -> Result<Tensor, ModelError> {
+    fn read<T: ort::value::PrimitiveTensorElementType + Clone>(value: &DynValue) -> ort::Result<Vec<T>> {
+        value.try_extract_tensor::<T>().map(|(_, values)| values.to_vec())
+    }
+    let unreadable = |found: String| ModelError::Output { name: name.to_owned(), found };
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(unreadable(value.dtype().to_string()));
+    };
+    let extents = shape.iter().map(|extent| usize::try_from(*extent).unwrap_or(0)).collect();
+    let elements = match element_type(*ty).map_err(&unreadable)? {
+        ElementType::F32 => read(value).map(Elements::F32),
+        ElementType::F64 => read(value).map(Elements::F64),
+        ElementType::I32 => read(value).map(Elements::I32),
+        ElementType::I64 => read(value).map(Elements::I64),
+        ElementType::U8 => read(value).map(Elements::U8),
+        ElementType::Bool => read(value).map(Elements::Bool),
+    };
+    let elements = elements.map_err(|error| unreadable(error.message().to_owned()))?;
+    Ok(Tensor { name: name.to_owned(), shape: extents, elements })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::files;
+    use crate::example::PADDING;
+    use crate::installed;
+
+    fn magika() -> Model {
+        Model::load(&installed::runtime(), &installed::magika_model(), 1).unwrap()
+    }
+
+    fn bytes(rows: usize, name: &str, elements: Elements) -> Tensor {
+        Tensor { name: name.to_owned(), shape: vec![rows, elements.len() / rows], elements }
+    }
+
+    #[test]
+    fn a_model_states_what_it_takes_and_gives() {
+        let model = magika();
+        let port = |name: &str, element_type, width| Port {
+            name: name.to_owned(),
+            element_type: Ok(element_type),
+            shape: vec![None, Some(width)],
+        };
+        assert_eq!(model.inputs(), [port("bytes", ElementType::I32, 2048)]);
+        assert_eq!(model.outputs(), [port("target_label", ElementType::F32, 214)]);
+        assert_eq!(model.device(), "cpu");
+    }
+
+    /// Labels and scores of `Magika().identify_bytes(content).prediction` of the Python package magika 1.0.3.
+    #[test]
+    fn magika_says_what_it_says_in_python() {
+        let python: Vec<u8> =
+            (0..300).flat_map(|i| format!("def f{i}(x):\n    return x + {i}\n\n\n").into_bytes()).collect();
+        let cases: [(&[u8], &str, f32); 5] = [
+            (
+                b"  \n//! A greeting.\n\nuse std::io;\n\nfn main() -> io::Result<()> {\n    \
+                  println!(\"hello, {}\", std::env::args().count());\n    Ok(())\n}\n\n\n",
+                "rust",
+                0.999_706,
+            ),
+            (
+                b"{\"name\": \"tuition\", \"version\": [0, 1, 0], \"private\": true, \
+                  \"scripts\": {\"test\": \"cargo test\"}}\n",
+                "json",
+                0.731_037,
+            ),
+            (&[b"import os\n\n".as_slice(), &python].concat(), "python", 0.929_215),
+            (
+                b"\x0b\x0c <!DOCTYPE html>\n<html><head><title>x</title></head>\n\
+                  <body><p>Some words in a paragraph.</p></body></html> \r\n\r\n",
+                "html",
+                0.954_357,
+            ),
+            (
+                &(0..9000_u32).map(|i| ((i * 7919 + i * i * 31) % 256) as u8).collect::<Vec<_>>(),
+                "swf",
+                0.459_644,
+            ),
+        ];
+        let (window, classes) = files::published(&installed::magika_config()).unwrap();
+        assert_eq!(window, files::Window::default());
+        let folder = tempfile::tempdir().unwrap();
+        let model = magika();
+        for (content, label, score) in cases {
+            let path = folder.path().join(label);
+            std::fs::write(&path, content).unwrap();
+            let symbols = window.of_file(&path).unwrap().unwrap().into_iter().map(i32::from).collect();
+            let outputs =
+                model.run(vec![bytes(1, "bytes", Elements::I32(symbols))], &["target_label"]).unwrap();
+            assert_eq!(outputs[0].shape, [1, classes.len()]);
+            let scores = outputs[0].elements.to_f32().unwrap();
+            let best = crate::example::argmax(&scores) as usize;
+            assert_eq!(classes[best], label);
+            assert!((scores[best] - score).abs() < 1e-5, "{label}: {} instead of {score}", scores[best]);
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_fit_is_named() {
+        let model = magika();
+        let symbols = || Elements::I32(vec![i32::from(PADDING); 2048]);
+        let good = || bytes(1, "bytes", symbols());
+        let check = |inputs: Vec<Tensor>, wanted: &[&str], expected: &str| {
+            let error = model.run(inputs, wanted).expect_err(expected);
+            assert_eq!(error.to_string(), expected);
+        };
+        check(
+            vec![bytes(1, "byte", symbols())],
+            &["target_label"],
+            "the model has no input `byte`, did you mean `bytes`?; it has `bytes`",
+        );
+        check(vec![good()], &["logits"], "the model has no output `logits`; it has `target_label`");
+        check(vec![], &["target_label"], "the input `bytes` is missing");
+        check(vec![good(), good()], &["target_label"], "the input `bytes` is given twice");
+        check(
+            vec![bytes(1, "bytes", Elements::F32(vec![0.0; 2048]))],
+            &["target_label"],
+            "the input `bytes` is f32, but the model takes i32",
+        );
+        check(
+            vec![bytes(1, "bytes", Elements::I32(vec![0; 64]))],
+            &["target_label"],
+            "the input `bytes` has shape [1, 64], but the model takes [any, 2048]",
+        );
+        check(
+            vec![Tensor { shape: vec![2, 2048], ..good() }],
+            &["target_label"],
+            "the input `bytes` has 2048 values, but its shape [2, 2048] has room for 4096",
+        );
+        assert!(model.run(vec![good()], &["target_label"]).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_is_named() {
+        let runtime = installed::runtime();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, "this is a text, and no model").unwrap();
+        let error = Model::load(&runtime, &path, 1).expect_err("a text is no model");
+        assert!(matches!(error, ModelError::NotOnnx { .. }), "{error:?}");
+        assert!(
+            error.to_string().starts_with(&format!("`{}` is not an ONNX model", path.display())),
+            "{error}"
+        );
+        let whole = std::fs::read(installed::magika_model()).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = Model::load(&runtime, &path, 1).expect_err("half a model is none");
+        assert!(matches!(error, ModelError::NotOnnx { .. }), "{error:?}");
+        let error = Model::load(&runtime, folder.path(), 1).expect_err("a folder is no model");
+        assert!(matches!(error, ModelError::Read { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_runtime_that_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("libonnxruntime.so");
+        let error = Runtime::load(&missing).expect_err("there is no such library").to_string();
+        assert!(error.contains("libonnxruntime.so"), "{error}");
+        let loaded = installed::runtime();
+        assert_eq!(Runtime::load(loaded.library()).unwrap().library(), loaded.library());
+        let other = folder.path().join("other.so");
+        std::fs::copy(loaded.library(), &other).unwrap();
+        let error = Runtime::load(&other).expect_err("another library is loaded already");
+        assert!(matches!(error, ModelError::OtherRuntime { .. }), "{error}");
+    }
+}

@@ -1,0 +1,196 @@
+//! What a run is trained on: a split as tensors, checked against the method, and the digest of both.
+//!
+//! It must not know steps or files. Invariant: whatever a task's losses ask of a batch, the task has; what cannot be
+//! trained is refused here, before the first step.
+
+use candle_core::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+
+use super::{TrainConfig, TrainError};
+use crate::compare::{Comparison, TUPLES_LIMIT, sample};
+use crate::example::{Example, Input, Split, Target};
+use crate::loss::{Batch, LossConfig, LossError, check_losses};
+use crate::method::{MethodConfig, Mixup};
+use crate::student::{Built, Inputs, Student, StudentConfig};
+
+/// A split, a student and a method, ready for any number of seeds.
+pub(crate) struct Task<'a> {
+    pub(crate) student: &'a StudentConfig,
+    pub(crate) method: &'a MethodConfig,
+    pub(crate) config: &'a TrainConfig,
+    pub(crate) device: Device,
+    pub(crate) train: Part,
+    pub(crate) validation: Option<Part>,
+    classes: usize,
+    sample: Input,
+    digests: (String, String),
+}
+
+/// One part of a split as tensors.
+pub(crate) struct Part {
+    pub(crate) inputs: Inputs,
+    pub(crate) count: usize,
+    pub(crate) teacher: Option<Tensor>,
+    pub(crate) labels: Tensor,
+    truth: Option<Tensor>,
+}
+
+impl<'a> Task<'a> {
+    /// Checks everything and makes the tensors.
+    pub(crate) fn new(
+        split: &Split,
+        student: &'a StudentConfig,
+        method: &'a MethodConfig,
+        config: &'a TrainConfig,
+    ) -> Result<Self, TrainError> {
+        split.check()?;
+        config.check()?;
+        let gives = split.gives().ok_or(LossError::None)?;
+        check_losses(&method.losses, gives)?;
+        check_truth(&method.losses, &split.train)?;
+        for shape in method.losses.iter().filter_map(LossConfig::tuples) {
+            if shape.len() > split.train.len() {
+                return Err(LossError::TooFew { needs: shape.len(), have: split.train.len() }.into());
+            }
+        }
+        let sample = split.train[0].input.clone();
+        student.check(&sample)?;
+        let device = Device::Cpu;
+        let classes = split.classes.len();
+        let built = student.build(&sample, classes, 0, &device)?;
+        if method.mixup && (!built.mixable() || method.losses.iter().any(|loss| loss.tuples().is_some())) {
+            return Err(TrainError::Mixup { student: student.name() });
+        }
+        let part = |examples: &[Example]| Part::new(&built, examples, &device);
+        Ok(Self {
+            train: part(&split.train)?,
+            validation: if split.validation.is_empty() { None } else { Some(part(&split.validation)?) },
+            digests: digests(split),
+            student,
+            method,
+            config,
+            device,
+            classes,
+            sample,
+        })
+    }
+
+    /// A new student from `seed`.
+    pub(crate) fn build(&self, seed: u64) -> candle_core::Result<Built> {
+        self.student.build(&self.sample, self.classes, seed, &self.device)
+    }
+
+    /// The tuples that `rng` draws, if the losses want any.
+    pub(crate) fn comparisons(&self, rng: &mut ChaCha8Rng) -> Option<Vec<Comparison>> {
+        let shape = self.method.losses.iter().find_map(LossConfig::tuples)?;
+        Some(sample(self.train.count, shape, TUPLES_LIMIT, rng))
+    }
+
+    /// The digest of all that decides a run's numbers, but for the seed; a checkpoint carries it.
+    pub(crate) fn digest(&self) -> String {
+        let settings = serde_json::json!({
+            "student": self.student,
+            "method": self.method,
+            "train": TrainConfig { seeds: vec![], checkpoint_every: 0, ..self.config.clone() },
+            "data": self.digests,
+        });
+        blake3::hash(settings.to_string().as_bytes()).to_hex().to_string()
+    }
+
+    /// Inputs and targets of the training examples at `rows`.
+    pub(crate) fn batch(
+        &self,
+        rows: &[u32],
+        weights: Option<Tensor>,
+    ) -> candle_core::Result<(Inputs, Batch)> {
+        let rows = Tensor::new(rows, &self.device)?;
+        let pick =
+            |tensor: &Option<Tensor>| tensor.as_ref().map(|all| all.index_select(&rows, 0)).transpose();
+        let batch = Batch {
+            teacher: pick(&self.train.teacher)?,
+            labels: self.train.labels.index_select(&rows, 0)?,
+            truth: pick(&self.train.truth)?,
+            weights,
+        };
+        Ok((self.train.inputs.select(&rows)?, batch))
+    }
+
+    /// Mixed inputs, with the targets of both sides.
+    pub(crate) fn mixed(&self, rows: &[u32], mixup: &Mixup) -> candle_core::Result<(Inputs, Batch, Batch)> {
+        let (inputs, batch) = self.batch(rows, None)?;
+        let (others, other_batch) = self.batch(&mixup.partners, None)?;
+        Ok((inputs.mix(&others, mixup.lambda)?, batch, other_batch))
+    }
+}
+
+impl Part {
+    fn new(student: &Built, examples: &[Example], device: &Device) -> Result<Self, TrainError> {
+        let count = examples.len();
+        let borrowed: Vec<&Example> = examples.iter().collect();
+        let targets: Vec<&Target> = examples.iter().filter_map(|example| example.target.as_ref()).collect();
+        let labels: Vec<u32> = targets.iter().map(|target| target.label()).collect();
+        let scores: Vec<f32> = targets
+            .iter()
+            .flat_map(|target| match target {
+                Target::Logits(scores) | Target::LogProbabilities(scores) => scores.as_slice(),
+                Target::Label(_) => &[],
+            })
+            .copied()
+            .collect();
+        // Scores of some answers only are of no use: the split then gives labels.
+        let all_scored = targets.iter().all(|target| !matches!(target, Target::Label(_)));
+        let teacher = if all_scored { Some(Tensor::from_vec(scores, (count, ()), device)?) } else { None };
+        let truth: Option<Vec<u32>> = examples.iter().map(|example| example.truth).collect();
+        Ok(Self {
+            inputs: student.inputs(&borrowed, device)?,
+            count,
+            teacher,
+            labels: Tensor::new(labels, device)?,
+            truth: truth.map(|classes| Tensor::new(classes, device)).transpose()?,
+        })
+    }
+}
+
+fn check_truth(losses: &[LossConfig], examples: &[Example]) -> Result<(), LossError> {
+    let Some(loss) = losses.iter().find(|loss| loss.asks_truth()) else {
+        return Ok(());
+    };
+    match examples.iter().find(|example| example.truth.is_none()) {
+        Some(example) => Err(LossError::Truth { loss: loss.name(), key: example.key.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The digests of a split: of its keys, inputs, truth and classes; and of its keys and recorded answers.
+pub(crate) fn digests(split: &Split) -> (String, String) {
+    let (mut data, mut record) = (blake3::Hasher::new(), blake3::Hasher::new());
+    let text = |hasher: &mut blake3::Hasher, value: &[u8]| {
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value);
+    };
+    split.classes.iter().for_each(|class| text(&mut data, class.as_bytes()));
+    for (name, examples) in split.parts() {
+        let part = format!("{name} {}", examples.len());
+        text(&mut data, part.as_bytes());
+        text(&mut record, part.as_bytes());
+        for Example { key, input, target, truth } in examples {
+            text(&mut data, key.as_bytes());
+            text(&mut data, &input_bytes(input));
+            text(&mut data, format!("{truth:?}").as_bytes());
+            text(&mut record, key.as_bytes());
+            let given = target.as_ref().map(|target| (target.gives(), target.label()));
+            text(&mut record, format!("{given:?}").as_bytes());
+            if let Some(Target::Logits(scores) | Target::LogProbabilities(scores)) = target {
+                text(&mut record, &scores.iter().flat_map(|score| score.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        }
+    }
+    (data.finalize().to_hex().to_string(), record.finalize().to_hex().to_string())
+}
+
+fn input_bytes(input: &Input) -> Vec<u8> {
+    match input {
+        Input::Vector(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Input::Bytes(symbols) => symbols.iter().flat_map(|symbol| symbol.to_le_bytes()).collect(),
+    }
+}

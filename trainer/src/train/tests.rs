@@ -1,0 +1,223 @@
+//! What the loop promises: it learns, it repeats itself bit for bit, and it resumes as if nothing had happened.
+
+use super::*;
+use crate::example::{Example, Input, Split, Target};
+use crate::loss::LossConfig;
+use crate::method::MethodConfig;
+use crate::student::StudentConfig;
+
+/// Points on a plane, a linear teacher of three classes.
+fn split() -> Split {
+    let example = |at: usize| {
+        let (x, y) = ((at as f32 * 1.7).sin(), (at as f32 * 0.9).cos());
+        let scores = vec![3.0 * x, 3.0 * y - 1.0, -2.0 * x - y + 4.0];
+        let truth = Some(argmax(&scores));
+        Example {
+            key: format!("k{at}"),
+            input: Input::Vector(vec![x, y]),
+            target: Some(Target::Logits(scores)),
+            truth,
+        }
+    };
+    let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let part = |range: std::ops::Range<usize>| range.map(example).collect();
+    Split { train: part(0..40), validation: part(40..60), test: part(60..160), classes }
+}
+
+fn method(losses: &str) -> MethodConfig {
+    toml::from_str(losses).unwrap()
+}
+
+const METHODS: [&str; 5] = [
+    "losses = [{ kind = 'ckd' }]",
+    "losses = [{ kind = 'ckd', tuples = 'all', positives = 2 }]",
+    "losses = [{ kind = 'ckd', form = 'kl' }, { kind = 'logit-mse' }]",
+    "losses = [{ kind = 'labels', of = 'truth' }, { kind = 'kd' }]\nmixup = true",
+    "losses = [{ kind = 'labels' }, { kind = 'rkd', weight = 25.0 }]",
+];
+
+fn config(rule: Rule) -> TrainConfig {
+    TrainConfig {
+        steps: 40,
+        batch: 16,
+        optimizer: rule,
+        lr: 0.01,
+        schedule: Schedule::Cosine,
+        warmup: 3,
+        weight_decay: 1e-3,
+        clip: Some(5.0),
+        evaluate_every: 8,
+        checkpoint_every: 7,
+        ..TrainConfig::default()
+    }
+}
+
+fn student() -> StudentConfig {
+    StudentConfig::Mlp { hidden: vec![8] }
+}
+
+fn control(resume: bool) -> Control<'static> {
+    Control { interrupt: Arc::default(), progress: &|_| {}, resume }
+}
+
+fn bits(trained: &Trained) -> Vec<u32> {
+    values(&trained.student).unwrap().concat().into_iter().map(f32::to_bits).collect()
+}
+
+fn finished(ended: Ended) -> Trained {
+    match ended {
+        Ended::Finished(trained) => *trained,
+        Ended::Interrupted { step } => panic!("interrupted at step {step}"),
+    }
+}
+
+#[test]
+fn forty_steps_are_twenty_and_twenty_more() {
+    let split = split();
+    for rule in [Rule::Adamw, Rule::Sgd] {
+        for losses in METHODS {
+            let (student, method, config) = (student(), method(losses), config(rule));
+            let task = Task::new(&split, &student, &method, &config).unwrap();
+            let straight = finished(train(&task, 5, None, &control(false)).unwrap());
+            let again = finished(train(&task, 5, None, &control(false)).unwrap());
+            assert_eq!(bits(&straight), bits(&again), "{losses}");
+
+            let folder = tempfile::tempdir().unwrap();
+            let kept = Some((folder.path(), "method"));
+            let interrupt: Arc<AtomicBool> = Arc::default();
+            let stop_at_20 = |progress: &Progress| interrupt.store(progress.step == 20, Ordering::Relaxed);
+            let stopping = Control { interrupt: interrupt.clone(), progress: &stop_at_20, resume: true };
+            match train(&task, 5, kept, &stopping).unwrap() {
+                Ended::Interrupted { step } => assert_eq!(step, 20),
+                Ended::Finished(_) => panic!("nobody stopped it"),
+            }
+            let resumed = finished(train(&task, 5, kept, &control(true)).unwrap());
+            assert_eq!(bits(&straight), bits(&resumed), "{losses} {rule:?}");
+            assert_eq!(straight.rows, resumed.rows);
+            let other_seed = finished(train(&task, 6, None, &control(false)).unwrap());
+            assert_ne!(bits(&straight), bits(&other_seed));
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused_and_a_damaged_one_named() {
+    let (split, student, method) = (split(), student(), method(METHODS[0]));
+    let config = config(Rule::Adamw);
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Some((folder.path(), "method"));
+    let task = Task::new(&split, &student, &method, &config).unwrap();
+    train(&task, 0, kept, &control(false)).unwrap();
+    let changed = TrainConfig { lr: 0.02, ..config.clone() };
+    let other = Task::new(&split, &student, &method, &changed).unwrap();
+    let error = train(&other, 0, kept, &control(true)).err().unwrap();
+    assert!(matches!(error, TrainError::OtherRun { .. }), "{error}");
+    let file = checkpoint::path(folder.path(), "method", 0);
+    std::fs::write(&file, b"no checkpoint").unwrap();
+    let error = train(&task, 0, kept, &control(true)).err().unwrap();
+    assert!(error.to_string().contains("method-seed-0.safetensors"), "{error}");
+}
+
+#[test]
+fn students_learn_and_the_published_form_does_not_put_the_offset_back() {
+    let (split, student) = (split(), student());
+    let config = TrainConfig { steps: 400, ..config(Rule::Adamw) };
+    let agreement = |losses: &str| {
+        let method = method(losses);
+        let task = Task::new(&split, &student, &method, &config).unwrap();
+        let trained = finished(train(&task, 0, None, &control(false)).unwrap());
+        trained.rows.last().unwrap().validation_agreement.unwrap()
+    };
+    for losses in METHODS {
+        assert!(agreement(losses) >= 0.85, "{losses}: {}", agreement(losses));
+    }
+    assert!(agreement("losses = [{ kind = 'ckd' }]\noffset_fix = false") < 0.75);
+}
+
+#[test]
+fn a_seed_stops_when_validation_stands_still() {
+    let (split, student, method) = (split(), student(), method("losses = [{ kind = 'labels' }]"));
+    // A rate that overshoots: it gets worse soon.
+    let config = TrainConfig { lr: 0.5, steps: 4000, patience: 3, ..config(Rule::Adamw) };
+    let task = Task::new(&split, &student, &method, &config).unwrap();
+    let trained = finished(train(&task, 0, None, &control(false)).unwrap());
+    assert!(trained.rows.last().unwrap().step < 4000);
+    let losses: Vec<f32> = trained.rows.iter().filter_map(|row| row.validation_loss).collect();
+    let best = losses.iter().copied().fold(f32::INFINITY, f32::min);
+    assert_eq!(losses.len() - 1 - losses.iter().position(|loss| *loss == best).unwrap(), 3);
+    let (kept, _) = validate(&trained.student, task.validation.as_ref().unwrap()).unwrap();
+    assert_eq!(kept, best, "the best look is what is kept");
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_before_the_first_step() {
+    let check = |split: Split, losses: &str, config: TrainConfig, expected: &str| {
+        let method = method(losses);
+        let student = student();
+        let error = Task::new(&split, &student, &method, &config).err().expect(expected);
+        assert_eq!(error.to_string(), expected);
+    };
+    let labelled = || {
+        let mut split = split();
+        split.train[3].target = Some(Target::Label(1));
+        split
+    };
+    let default = TrainConfig::default;
+    check(
+        labelled(),
+        "losses = [{ kind = 'kd' }]",
+        default(),
+        "loss `kd` needs log-probabilities, but the teacher gives label",
+    );
+    let mut untrue = split();
+    untrue.train[7].truth = None;
+    check(
+        untrue,
+        "losses = [{ kind = 'labels', of = 'truth' }]",
+        default(),
+        "loss `labels` needs the truth (`of = \"truth\"`), but `k7` has none",
+    );
+    let few = Split { train: split().train[..2].to_vec(), ..split() };
+    check(
+        few,
+        "losses = [{ kind = 'ckd', positives = 2 }]",
+        default(),
+        "a tuple of loss `ckd` takes 3 examples, but there are 2",
+    );
+    check(
+        split(),
+        METHODS[0],
+        TrainConfig { batch: 0, ..default() },
+        "`train.batch` is 0; it must be 1 or more",
+    );
+}
+
+#[test]
+fn seeds_are_lists_or_ranges() {
+    assert_eq!(parse_seeds("0..4"), Ok(vec![0, 1, 2, 3]));
+    assert_eq!(parse_seeds("7"), Ok(vec![7]));
+    assert_eq!(parse_seeds("1, 5"), Ok(vec![1, 5]));
+    for wrong in ["4..0", "a", "", "0..99999", "1..b"] {
+        assert!(parse_seeds(wrong).is_err(), "{wrong}");
+    }
+    let config: TrainConfig = toml::from_str("seeds = \"2..4\"").unwrap();
+    assert_eq!(config.seeds, [2, 3]);
+}
+
+#[test]
+fn a_loss_that_left_the_numbers_is_an_error() {
+    let (split, student, method) = (split(), student(), method("losses = [{ kind = 'logit-mse' }]"));
+    let config = TrainConfig { lr: 1e12, clip: None, ..config(Rule::Sgd) };
+    let task = Task::new(&split, &student, &method, &config).unwrap();
+    let error = train(&task, 3, None, &control(false)).err().unwrap();
+    assert!(matches!(error, TrainError::Diverged { seed: 3, .. }), "{error}");
+}
+
+#[test]
+fn losses_parse_as_the_run_file_has_them() {
+    let parsed = method(
+        "losses = [{ kind = 'ckd', form = 'mse', positives = 1, negatives = 1, weight = 1.0 }]\noffset_fix = true",
+    );
+    assert!(matches!(&parsed.losses[..], [LossConfig::Ckd { positives: 1, .. }]));
+    assert_eq!(parsed.name(), "ckd");
+}

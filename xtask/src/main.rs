@@ -1,0 +1,77 @@
+//! Chores of the repository: `cargo xtask test` installs what the tests need, then runs every test.
+//! It knows how to install and what to start; it must not know what a test checks.
+//! Invariant: it exits 0 only if everything was installed and every test passed.
+#![expect(clippy::print_stderr, reason = "a program that speaks to the person who started it")]
+
+mod python;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str =
+    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test
+       cargo xtask install                      installs it and stops";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let outcome = match arguments.split_first() {
+        Some((chore, rest)) if chore == "test" => install().and_then(|()| test(rest)),
+        Some((chore, [])) if chore == "install" => install(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Installs the Python clients and servers of the tests, ONNX Runtime and the demo's teacher. A second run finds them.
+fn install() -> Result<(), String> {
+    let cache = cache_folder()?;
+    for list in python::LISTS {
+        python::install(&repository().join("tests/clients"), list, &cache.join("python"))?;
+    }
+    // The whole workspace at once: built by itself, the command would get its dependencies with other features.
+    let mut build = cargo();
+    build.args(["test", "--no-run", "--quiet", "--locked", "--workspace"]);
+    run(build, "building the tests")?;
+    let here =
+        env::current_exe().map_err(|error| format!("where this program lies is not known: {error}"))?;
+    let mut setup = Command::new(here.with_file_name("tuition"));
+    setup.arg("setup").current_dir(repository());
+    run(setup, "`tuition setup`, which fetches ONNX Runtime and the magika model through pip")
+}
+
+fn test(arguments: &[String]) -> Result<(), String> {
+    let mut test = cargo();
+    test.args(["test", "--locked", "--workspace"]).args(arguments);
+    run(test, "the tests")
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    command
+}
+
+fn run(mut command: Command, what: &str) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("could not start {what}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what} failed ({status})")) }
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
+}
+
+/// `$TUITION_CACHE`, else `tuition` in the user's cache folder: the same rule as in the command and in `tests/support`.
+fn cache_folder() -> Result<PathBuf, String> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("TUITION_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("tuition")))
+        .or_else(|| set("HOME").map(|folder| folder.join(".cache/tuition")))
+        .ok_or_else(|| "neither `TUITION_CACHE` nor `HOME` is set: no folder to install into".to_owned())
+}
