@@ -180,7 +180,7 @@ async fn teach(
     };
     let spend = Spend { calls: spent(&config.store)?, usd: None };
     if let Outcome::Interrupted { .. } =
-        train::train(run, split, spend, folder, true, interrupt, globals.json).await?
+        train::train(run, split, spend, folder, false, interrupt, globals.json).await?
     {
         return Ok(false);
     }
