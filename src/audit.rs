@@ -3,8 +3,9 @@
 //! Must not change the record. Invariant: figures come from the statement alone; nothing is added up here.
 
 use clap::Args;
+use serde::Deserialize as _;
 use serde_json::Value;
-use tuition_ledger::{By, Day, Timestamp, View};
+use tuition_ledger::{By, Cause, Day, Timestamp, View};
 
 use crate::args::Globals;
 use crate::words::{Exit, Trouble};
@@ -173,14 +174,31 @@ fn by(stated: &Value, by: &[By]) -> Rows {
 fn unknown(stated: &Value) -> Rows {
     let heads = vec!["call", "at", "teacher", "run", "model", "calls", "usd", "why"];
     let row = |call: &Value| {
-        ["id", "at", "teacher", "run", "model", "calls", "usd", "cause"]
+        let mut cells = ["id", "at", "teacher", "run", "model", "calls", "usd"]
             .map(|column| match &call[column] {
                 Value::Null => "-".to_owned(),
                 value => text(value),
             })
-            .to_vec()
+            .to_vec();
+        cells.push(why(&call["cause"]));
+        cells
     };
     (heads, list(stated, "unknown").iter().map(row).collect())
+}
+
+/// Why nobody knows whether the call was billed.
+fn why(cause: &Value) -> String {
+    let Ok(cause) = Cause::deserialize(cause) else { return text(cause) };
+    match cause {
+        Cause::NotConnected => "no connection came about".to_owned(),
+        Cause::Status(status) => format!("the teacher answered {status}"),
+        Cause::TimedOut => "no complete answer in time".to_owned(),
+        Cause::BrokenOff => "the connection broke off".to_owned(),
+        Cause::Malformed => "the answer was malformed".to_owned(),
+        Cause::TooLarge => "the answer was too large".to_owned(),
+        Cause::Crashed => "tuition ended while it was open".to_owned(),
+        Cause::Abandoned => "given up before anything was sent".to_owned(),
+    }
 }
 
 fn list<'a>(stated: &'a Value, name: &str) -> &'a [Value] {
@@ -242,7 +260,7 @@ mod tests {
             }],
             "by": [row],
             "unknown": [{"id": 4, "at": "2026-11-01T00:00:00.000Z", "teacher": "t", "run": null, "model": "m",
-                "calls": 1, "tokens": 10, "usd": "0.000000100", "cause": "TimedOut", "keys": []}],
+                "calls": 1, "tokens": 10, "usd": "0.000000100", "cause": {"Status": 500}, "keys": []}],
             "overruns": [{"hold": 2, "held": {"calls": 1, "tokens": 1, "usd": 5}, "fee": {"calls": 1, "tokens": 1, "usd": 7}}],
             "discrepancies": [{"entry": 9, "what": "the shares of hold 2 do not add up to its fee"}],
             "entries": 12,
@@ -265,7 +283,7 @@ mod tests {
 
         unknown calls, counted in full until `tuition resolve` closes them:
         call  at                        teacher  run  model  calls          usd  why
-           4  2026-11-01T00:00:00.000Z  t          -  m          1  0.000000100  TimedOut
+           4  2026-11-01T00:00:00.000Z  t          -  m          1  0.000000100  the teacher answered 500
 
         overrun: call 2 cost 0.000000007 dollars, held were 0.000000005: the teacher charges above its stated bound
 
