@@ -62,13 +62,14 @@ pub(crate) async fn run(globals: &Globals) -> Result<Exit, Trouble> {
         tokio::task::spawn_blocking(move || setup::install(&cache, &mut print::aside))
     };
     installing.await.map_err(|error| Trouble::failed(format!("the installation broke off: {error}")))??;
-    let interrupt =
-        Interrupt::listen("stopping: what was asked is kept, and the same command goes on from here")?;
+    let interrupt = Interrupt::listen(
+        "stopping: what was asked is kept; the same command asks for the rest and trains anew",
+    )?;
     let opened = open::open(&config).await?;
     let outcome = learn(globals, &config, &run, &cache, &folder, &opened, &interrupt).await;
     open::close(opened).await?;
     if !outcome? {
-        print::aside("stopped: the same command goes on from here");
+        print::aside("stopped: the same command asks for the rest and trains anew");
         return Ok(Exit::Fine);
     }
     let done = finished(&config.store, &folder)?.ok_or_else(|| Trouble::failed("the demo left no result"))?;
@@ -179,6 +180,7 @@ async fn teach(
         tokio::task::spawn_blocking(move || baseline::fit(&split))
     };
     let spend = Spend { calls: spent(&config.store)?, usd: None };
+    // Not resumed: a checkpoint may belong to another version's settings, or to other files.
     if let Outcome::Interrupted { .. } =
         train::train(run, split, spend, folder, false, interrupt, globals.json).await?
     {

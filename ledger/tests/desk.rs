@@ -488,8 +488,7 @@ async fn draining_waits_for_calls_under_way_and_takes_no_new_ones() {
     let scene = scene(Script::Gate(Arc::clone(&gate)), &[("b", None, calls(9))]).await;
     let asked = scene.spawn(order(&[1]));
     scene.until(|present| present.total.reserved.calls == 1).await;
-    let desk = Arc::clone(&scene.desk);
-    let mut drained = Box::pin(async move { desk.drain().await });
+    let mut drained = Box::pin(scene.desk.drain());
     // Polled once, draining has begun: a question asked before that would wait behind the gate.
     assert!(drained.as_mut().now_or_never().is_none());
     assert!(matches!(scene.ask(order(&[2])).await, Err(DeskError::Draining)));
