@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tuition_ledger::DeskError;
 use tuition_trainer::acquire::{Pool, Stopped};
-use tuition_trainer::question::Question;
+use tuition_trainer::form::Question;
 
 use crate::args::Globals;
 use crate::config::Config;

@@ -16,7 +16,8 @@ use tuition_trainer::acquire::{Pool, Stopped};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
 use tuition_trainer::data::{DataError, csv, files};
-use tuition_trainer::question::{Gives, Question, Seen};
+use tuition_trainer::form::Question;
+use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart};
 
 use crate::config::Config;

@@ -11,8 +11,8 @@ use tuition_ledger::{Budget, Desk, Limit, Mode, Origin, Scope, Store, Teacher, U
 use tuition_trainer::acquire::{self, Buyer, Purchase, Stopped};
 use tuition_trainer::data::files::Window;
 use tuition_trainer::data::{Collected, DataError, csv, files};
+use tuition_trainer::form::{Form, Question};
 use tuition_trainer::local::LocalTeacher;
-use tuition_trainer::question::{Form, Question};
 
 use crate::config::{self, Config, TeacherKind};
 use crate::interrupt::Interrupt;

@@ -9,7 +9,8 @@ use tuition_ledger::Teacher as _;
 use tuition_proxy::teacher::ANSWER_BYTES_MAX;
 use tuition_proxy::{HttpSettings, HttpTeacher, Route, Secret};
 use tuition_trainer::local::LocalTeacher;
-use tuition_trainer::teacher::{ElementType, Model, Port, Runtime};
+use tuition_trainer::port::Port;
+use tuition_trainer::teacher::{Model, Runtime};
 
 use crate::config::{Config, Teacher, TeacherKind};
 use crate::setup::{Cache, find_runtime};
@@ -82,15 +83,7 @@ fn metadata(name: &str, model: &Model) -> Value {
 }
 
 fn datatype(port: &Port) -> &str {
-    match &port.element_type {
-        Ok(ElementType::F32) => "FP32",
-        Ok(ElementType::F64) => "FP64",
-        Ok(ElementType::I32) => "INT32",
-        Ok(ElementType::I64) => "INT64",
-        Ok(ElementType::U8) => "UINT8",
-        Ok(ElementType::Bool) => "BOOL",
-        Err(other) => other,
-    }
+    port.element_type.as_ref().map_or_else(String::as_str, |kind| kind.datatype())
 }
 
 /// An HTTP teacher.

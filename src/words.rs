@@ -13,7 +13,7 @@ use tuition_trainer::TrainError;
 use tuition_trainer::acquire::AcquireError;
 use tuition_trainer::data::DataError;
 use tuition_trainer::data::record::RecordError;
-use tuition_trainer::local::FormError;
+use tuition_trainer::form::FormError;
 use tuition_trainer::question::QuestionError;
 use tuition_trainer::teacher::ModelError;
 

@@ -16,7 +16,7 @@ use tuition_ledger::{
 
 use crate::data::split::{Draw, order};
 use crate::data::{Collected, Raw};
-use crate::question::{DIALECT, Form, OPERATION, Question, QuestionError};
+use crate::form::{DIALECT, Form, OPERATION, Question, RowError};
 
 /// Why answers could not be bought.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum AcquireError {
         place: String,
         /// Why.
         #[source]
-        source: QuestionError,
+        source: RowError,
     },
     /// The desk did not answer.
     #[error("{0}")]

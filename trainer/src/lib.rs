@@ -7,7 +7,9 @@ mod nearest;
 mod example;
 #[cfg(test)]
 mod installed;
+pub mod port;
 pub mod teacher;
+pub mod form;
 pub mod question;
 pub mod local;
 pub mod data;

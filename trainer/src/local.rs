@@ -13,8 +13,8 @@ use tuition_ledger::{
     Answer, Billing, Cause, Failure, Json, Live, Order, Reply, Row, Signal, Teacher, Tensor,
 };
 
-use crate::question::Form;
-use crate::teacher::{ElementType, Model, ModelError, Port, Runtime};
+use crate::form::{Form, FormError};
+use crate::teacher::{Model, ModelError, Runtime};
 
 /// How long one exchange may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,32 +24,6 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 pub struct LocalTeacher {
     name: String,
     model: Arc<Model>,
-}
-
-/// Why a model cannot be asked in the form of rows.
-#[derive(Debug, thiserror::Error)]
-pub enum FormError {
-    /// The model has several inputs.
-    #[error("the model `{path}` has {count} inputs ({names}), but a data set fills one")]
-    Inputs {
-        /// The model's file.
-        path: String,
-        /// How many inputs it has.
-        count: usize,
-        /// Their names, as words.
-        names: String,
-    },
-    /// The input is of a type that no data set has.
-    #[error("the model's input `{name}` is {found}, which no data set fills")]
-    Type {
-        /// The input.
-        name: String,
-        /// Its type, in the runtime's words.
-        found: String,
-    },
-    /// The model does not have the output named.
-    #[error(transparent)]
-    Output(#[from] ModelError),
 }
 
 impl LocalTeacher {
@@ -73,36 +47,8 @@ impl LocalTeacher {
     /// # Errors
     /// When the model has not exactly one input, or one of an unfit type.
     pub fn form(&self, revision: &str) -> Result<Form, FormError> {
-        let [port] = self.model.inputs() else {
-            let names: Vec<String> =
-                self.model.inputs().iter().map(|port| format!("`{}`", port.name)).collect();
-            return Err(FormError::Inputs {
-                path: self.model.path().display().to_string(),
-                count: names.len(),
-                names: names.join(", "),
-            });
-        };
-        let element_type = match &port.element_type {
-            Ok(kind @ (ElementType::F32 | ElementType::F64 | ElementType::I32 | ElementType::I64)) => *kind,
-            Ok(other) => return Err(FormError::Type { name: port.name.clone(), found: other.to_string() }),
-            Err(other) => return Err(FormError::Type { name: port.name.clone(), found: other.clone() }),
-        };
-        Ok(Form {
-            teacher: self.name.clone(),
-            revision: revision.to_owned(),
-            model: self.name.clone(),
-            input: port.name.clone(),
-            element_type,
-            shape: row_shape(port),
-            outputs: vec![],
-        })
+        Form::of_ports(&self.name, revision, &self.name, self.model.inputs())
     }
-}
-
-/// The extents of one row where the model states them all and they are not plainly a vector's.
-fn row_shape(port: &Port) -> Option<Vec<usize>> {
-    let rest: Option<Vec<usize>> = port.shape.iter().skip(1).copied().collect();
-    rest.filter(|rest| rest.len() != 1)
 }
 
 #[async_trait]
@@ -213,8 +159,9 @@ mod tests {
 
     use super::*;
     use crate::example::{Input, PADDING};
+    use crate::form::{DIALECT, OPERATION};
     use crate::installed;
-    use crate::question;
+    use crate::port::ElementType;
 
     fn magika() -> LocalTeacher {
         LocalTeacher::load("magika", &installed::runtime(), &installed::magika_model(), 1).unwrap()
@@ -230,8 +177,8 @@ mod tests {
         };
         Arc::new(Order {
             who: Who { teacher: "magika".into(), run: None, key: None },
-            dialect: question::DIALECT.into(),
-            operation: question::OPERATION.into(),
+            dialect: DIALECT.into(),
+            operation: OPERATION.into(),
             revision: "1".into(),
             model: "magika".into(),
             headers: std::collections::BTreeMap::new(),

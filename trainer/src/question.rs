@@ -1,24 +1,16 @@
-//! How an input becomes a row that a teacher is asked, and how a recorded row and answer are read back.
+//! How a recorded row and its answer are read back: what a student sees of the one and learns from the other.
 //!
-//! It must not know who is asked or what it costs. Invariant: the row of an input is the same whoever makes it, so an
-//! answer that a client bought under a row is known to a run that asks the same, and the other way round.
+//! It must not know who was asked or what it cost. Invariant: a row that a client sent and a row that a run made are read
+//! the same way; what cannot be read is named by its key.
 
 use std::fmt;
 use std::str::FromStr;
 
-use bytes::Bytes;
-use tuition_ledger::{
-    Answer, Elements, Forward, Json, Query, QueryKey, Row, Signal as Recorded, Tensor, TensorError,
-};
+use tuition_ledger::{Answer, Elements, Query, QueryKey, Row, Signal as Recorded, Tensor, TensorError};
 
 use crate::example::{Input, PADDING, Target};
 use crate::nearest::nearest;
-use crate::teacher::ElementType;
 
-/// The dialect of every row, local or over HTTP.
-pub const DIALECT: &str = "open-inference";
-/// The operation of every row.
-pub const OPERATION: &str = "infer";
 /// The least probability that an answer's logarithm is taken of; a teacher's own zero is raised to it.
 pub const LEAST_PROBABILITY: f32 = 1e-6;
 /// How far the probabilities of one answer may sum from one.
@@ -26,39 +18,9 @@ const SUM_TOLERANCE: f32 = 1e-2;
 /// The most classes that labels may name.
 pub const MAX_CLASSES: usize = 65_536;
 
-/// Why an input cannot be asked, or a recorded answer cannot be learnt from.
+/// Why a recorded question or answer cannot be learnt from.
 #[derive(Debug, thiserror::Error)]
 pub enum QuestionError {
-    /// A kind of input that the teacher's input cannot hold.
-    #[error("the teacher's input `{name}` takes {expected}, but the data are {found}")]
-    Kind {
-        /// The teacher's input.
-        name: String,
-        /// Its element type.
-        expected: ElementType,
-        /// The kind of the data.
-        found: &'static str,
-    },
-    /// A value that the element type cannot hold.
-    #[error("the teacher's input `{name}` takes {expected}, but {value} is none")]
-    Value {
-        /// The teacher's input.
-        name: String,
-        /// Its element type.
-        expected: ElementType,
-        /// The value.
-        value: f32,
-    },
-    /// A shape that the input does not fill.
-    #[error("the teacher's input `{name}` has shape {shape:?}, but an input has {width} values")]
-    Width {
-        /// The teacher's input.
-        name: String,
-        /// The shape of one row, without its first extent.
-        shape: Vec<usize>,
-        /// The values of the input.
-        width: usize,
-    },
     /// A recorded question that is no row.
     #[error("the question recorded under {key} is no row of tensors")]
     Row {
@@ -167,144 +129,6 @@ fn are_probabilities(values: &[f32]) -> bool {
     let sum: f32 = values.iter().sum();
     values.iter().all(|value| (0.0..=1.0 + SUM_TOLERANCE).contains(value))
         && (sum - 1.0).abs() <= SUM_TOLERANCE
-}
-
-/// The form of the rows that one teacher is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
-    /// The teacher's name in the configuration.
-    pub teacher: String,
-    /// Its revision in the configuration.
-    pub revision: String,
-    /// The model asked.
-    pub model: String,
-    /// The model's input.
-    pub input: String,
-    /// The element type of that input.
-    pub element_type: ElementType,
-    /// The shape of one row without its first extent; none for a plain vector of whatever width.
-    pub shape: Option<Vec<usize>>,
-    /// The outputs that are asked for by name; none where the model gives what it has.
-    pub outputs: Vec<String>,
-}
-
-impl Form {
-    /// The row of an input.
-    ///
-    /// # Errors
-    /// When the teacher's input cannot hold it.
-    pub fn row(&self, input: &Input) -> Result<Row, QuestionError> {
-        let elements = match input {
-            Input::Vector(values) => self.vector(values)?,
-            Input::Bytes(symbols) => self.symbols(symbols)?,
-        };
-        let shape = self.shape.clone().unwrap_or_else(|| vec![elements.len()]);
-        if shape.iter().product::<usize>() != elements.len() {
-            let (name, width) = (self.input.clone(), elements.len());
-            return Err(QuestionError::Width { name, shape, width });
-        }
-        let shape = std::iter::once(1).chain(shape).collect();
-        let outputs: Vec<String> = self
-            .outputs
-            .iter()
-            .map(|name| format!("{{\"name\":{}}}", serde_json::Value::from(name.as_str())))
-            .collect();
-        let others = if outputs.is_empty() {
-            vec![]
-        } else {
-            vec![("outputs".to_owned(), format!("[{}]", outputs.join(",")))]
-        };
-        let inputs = vec![Tensor { name: self.input.clone(), shape, elements }];
-        Ok(Row { model: self.model.clone(), version: None, inputs, others })
-    }
-
-    /// The query of a row's canonical text.
-    #[must_use]
-    pub fn query(&self, canonical: String) -> Query {
-        Query {
-            dialect: DIALECT.to_owned(),
-            operation: OPERATION.to_owned(),
-            teacher: self.teacher.clone(),
-            revision: self.revision.clone(),
-            sample: 0,
-            headers: std::collections::BTreeMap::new(),
-            input: canonical,
-        }
-    }
-
-    /// What a teacher over HTTP is sent for some questions: one request with all their rows.
-    #[must_use]
-    pub fn forward(&self, questions: &[Question]) -> Forward {
-        let rows: Vec<Row> = questions.iter().filter_map(|question| Row::parse(&question.row).ok()).collect();
-        let tensors: Vec<&Tensor> = rows.iter().flat_map(|row| &row.inputs).collect();
-        let Some(whole) = Tensor::stack(&tensors) else { return Forward::default() };
-        let mut members = vec![("inputs".into(), Json::Array(vec![whole.to_json()]))];
-        let outputs = self
-            .outputs
-            .iter()
-            .map(|name| Json::Object(vec![("name".into(), Json::String(name.as_str().into()))]));
-        if !self.outputs.is_empty() {
-            members.push(("outputs".into(), Json::Array(outputs.collect())));
-        }
-        Forward {
-            path: format!("/models/{}/infer", self.model),
-            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
-            body: Bytes::from(Json::Object(members).to_string()),
-            stream: false,
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "whole numbers below 2^24 are exact in every type")]
-    fn vector(&self, values: &[f32]) -> Result<Elements, QuestionError> {
-        /// Above it, single precision does not hold every whole number.
-        const EXACT: f32 = 16_777_216.0;
-        let whole = || {
-            let fits = |value: &&f32| value.fract() != 0.0 || value.abs() > EXACT;
-            values.iter().find(fits).map_or(Ok(()), |value| {
-                let (name, expected) = (self.input.clone(), self.element_type);
-                Err(QuestionError::Value { name, expected, value: *value })
-            })
-        };
-        Ok(match self.element_type {
-            ElementType::F32 => Elements::F32(values.to_vec()),
-            ElementType::F64 => Elements::F64(values.iter().copied().map(f64::from).collect()),
-            ElementType::I32 => {
-                whole().map(|()| Elements::I32(values.iter().map(|value| *value as i32).collect()))?
-            }
-            ElementType::I64 => {
-                whole().map(|()| Elements::I64(values.iter().map(|value| *value as i64).collect()))?
-            }
-            expected => return Err(self.kind(expected, "vectors of numbers")),
-        })
-    }
-
-    fn symbols(&self, symbols: &[u16]) -> Result<Elements, QuestionError> {
-        Ok(match self.element_type {
-            ElementType::I32 => Elements::I32(symbols.iter().copied().map(i32::from).collect()),
-            ElementType::I64 => Elements::I64(symbols.iter().copied().map(i64::from).collect()),
-            ElementType::F32 => Elements::F32(symbols.iter().copied().map(f32::from).collect()),
-            expected => return Err(self.kind(expected, "bytes with padding")),
-        })
-    }
-
-    fn kind(&self, expected: ElementType, found: &'static str) -> QuestionError {
-        QuestionError::Kind { name: self.input.clone(), expected, found }
-    }
-}
-
-/// An input with its question.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    /// The key of its query.
-    pub key: QueryKey,
-    /// Its row in canonical JSON.
-    pub row: String,
-    /// What the student sees.
-    pub input: Input,
-    /// The true class, where the source knows it.
-    pub truth: Option<u32>,
-    /// Where it came from, for people.
-    pub place: String,
 }
 
 /// What a student is to see in a recorded row.
@@ -437,7 +261,11 @@ fn listed(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::form::Form;
+    use crate::port::ElementType;
 
     fn form(element_type: ElementType) -> Form {
         Form {
@@ -484,28 +312,6 @@ mod tests {
             let query = form.query(canonical);
             assert_eq!(recorded_input(query.key(), &query, None, seen).unwrap(), input);
         }
-    }
-
-    #[test]
-    fn an_input_that_does_not_fit_is_named() {
-        let check = |form: Form, input: Input, expected: &str| {
-            assert_eq!(form.row(&input).expect_err(expected).to_string(), expected);
-        };
-        check(
-            form(ElementType::I64),
-            Input::Vector(vec![1.0, 0.5]),
-            "the teacher's input `x` takes i64, but 0.5 is none",
-        );
-        check(
-            form(ElementType::U8),
-            Input::Bytes(vec![256]),
-            "the teacher's input `x` takes u8, but the data are bytes with padding",
-        );
-        check(
-            Form { shape: Some(vec![8, 8]), ..form(ElementType::F32) },
-            Input::Vector(vec![0.0; 63]),
-            "the teacher's input `x` has shape [8, 8], but an input has 63 values",
-        );
     }
 
     #[test]

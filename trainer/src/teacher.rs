@@ -17,6 +17,7 @@ use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, ValueType};
 use tuition_ledger::{Elements, Tensor};
 
 use crate::nearest::nearest;
+use crate::port::{ElementType, Port};
 
 /// The largest model file that is read: protocol buffers end at two gibibytes.
 pub const MAX_MODEL_BYTES: u64 = 2 << 30;
@@ -216,107 +217,42 @@ impl Runtime {
     }
 }
 
-/// The element types that a tensor here can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ElementType {
-    /// 32-bit floats.
-    F32,
-    /// 64-bit floats.
-    F64,
-    /// 32-bit integers.
-    I32,
-    /// 64-bit integers.
-    I64,
-    /// Bytes.
-    U8,
-    /// Truth values.
-    Bool,
-}
-
-impl fmt::Display for ElementType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-            Self::I32 => "i32",
-            Self::I64 => "i64",
-            Self::U8 => "u8",
-            Self::Bool => "bool",
-        })
-    }
-}
-
-fn element_type_of(elements: &Elements) -> Result<ElementType, String> {
-    match elements {
-        Elements::F32(_) => Ok(ElementType::F32),
-        Elements::F64(_) => Ok(ElementType::F64),
-        Elements::I32(_) => Ok(ElementType::I32),
-        Elements::I64(_) => Ok(ElementType::I64),
-        Elements::U8(_) => Ok(ElementType::U8),
-        Elements::Bool(_) => Ok(ElementType::Bool),
-        Elements::Text(_) => Err("text".to_owned()),
-    }
-}
-
-/// What a model states about one of its inputs or outputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    /// Its name.
-    pub name: String,
-    /// Its element type, or what else it is, in the runtime's words.
-    pub element_type: Result<ElementType, String>,
-    /// Its extents; `None` where any extent fits.
-    pub shape: Vec<Option<usize>>,
-}
-
-impl Port {
-    fn of(name: &str, kind: &ValueType) -> Self {
-        let (element_type, shape) = match kind {
-            ValueType::Tensor { ty, shape, .. } => {
-                let extents = shape.iter().map(|extent| usize::try_from(*extent).ok()).collect();
-                (element_type(*ty), extents)
-            }
-            other => (Err(other.to_string()), vec![]),
-        };
-        Self { name: name.to_owned(), element_type, shape }
-    }
-
-    fn shape_words(&self) -> String {
-        let extents: Vec<String> = self
-            .shape
-            .iter()
-            .map(|extent| extent.map_or_else(|| "any".to_owned(), |extent| extent.to_string()))
-            .collect();
-        format!("[{}]", extents.join(", "))
-    }
-
-    fn check(&self, tensor: &Tensor) -> Result<(), ModelError> {
-        let name = || tensor.name.clone();
-        let found = element_type_of(&tensor.elements);
-        if self.element_type.is_err() || self.element_type != found {
-            let words = |kind: &Result<ElementType, String>| {
-                kind.as_ref().map_or_else(Clone::clone, ToString::to_string)
-            };
-            let expected = words(&self.element_type);
-            return Err(ModelError::Type { name: name(), found: words(&found), expected });
+fn port(name: &str, kind: &ValueType) -> Port {
+    let (element_type, shape) = match kind {
+        ValueType::Tensor { ty, shape, .. } => {
+            let extents = shape.iter().map(|extent| usize::try_from(*extent).ok()).collect();
+            (element_type(*ty), extents)
         }
-        let fits = self.shape.len() == tensor.shape.len()
-            && self.shape.iter().zip(&tensor.shape).all(|(stated, given)| {
-                // The runtime takes no empty tensors.
-                *given > 0 && stated.is_none_or(|stated| stated == *given)
-            });
-        if !fits {
-            let expected = self.shape_words();
-            return Err(ModelError::Shape { name: name(), found: tensor.shape.clone(), expected });
-        }
-        let room = tensor.shape.iter().try_fold(1_usize, |room, extent| room.checked_mul(*extent));
-        let values = tensor.elements.len();
-        if room != Some(values) {
-            let room = room.unwrap_or(usize::MAX);
-            return Err(ModelError::Count { name: name(), values, shape: tensor.shape.clone(), room });
-        }
-        Ok(())
+        other => (Err(other.to_string()), vec![]),
+    };
+    Port { name: name.to_owned(), element_type, shape }
+}
+
+fn check(port: &Port, tensor: &Tensor) -> Result<(), ModelError> {
+    let name = || tensor.name.clone();
+    let found = ElementType::of(&tensor.elements);
+    if port.element_type.is_err() || port.element_type != found {
+        let words =
+            |kind: &Result<ElementType, String>| kind.as_ref().map_or_else(Clone::clone, ToString::to_string);
+        let expected = words(&port.element_type);
+        return Err(ModelError::Type { name: name(), found: words(&found), expected });
     }
+    let fits = port.shape.len() == tensor.shape.len()
+        && port.shape.iter().zip(&tensor.shape).all(|(stated, given)| {
+            // The runtime takes no empty tensors.
+            *given > 0 && stated.is_none_or(|stated| stated == *given)
+        });
+    if !fits {
+        let expected = port.shape_words();
+        return Err(ModelError::Shape { name: name(), found: tensor.shape.clone(), expected });
+    }
+    let room = tensor.shape.iter().try_fold(1_usize, |room, extent| room.checked_mul(*extent));
+    let values = tensor.elements.len();
+    if room != Some(values) {
+        let room = room.unwrap_or(usize::MAX);
+        return Err(ModelError::Count { name: name(), values, shape: tensor.shape.clone(), room });
+    }
+    Ok(())
 }
 
 fn element_type(kind: TensorElementType) -> Result<ElementType, String> {
@@ -380,7 +316,7 @@ impl Model {
         let session =
             builder.commit_from_file(&path).map_err(|error| refused(error.code(), error.message()))?;
         let ports = |outlets: &[ort::value::Outlet]| {
-            outlets.iter().map(|outlet| Port::of(outlet.name(), outlet.dtype())).collect()
+            outlets.iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect()
         };
         let (inputs, outputs) = (ports(session.inputs()), ports(session.outputs()));
         Ok(Self { path, inputs, outputs, session: Mutex::new(session) })
@@ -453,7 +389,7 @@ impl Model {
 
     fn check(&self, inputs: &[Tensor], wanted: &[&str]) -> Result<(), ModelError> {
         for (index, tensor) in inputs.iter().enumerate() {
-            self.input(&tensor.name)?.check(tensor)?;
+            check(self.input(&tensor.name)?, tensor)?;
             if inputs[..index].iter().any(|earlier| earlier.name == tensor.name) {
                 return Err(ModelError::Twice { name: tensor.name.clone() });
             }

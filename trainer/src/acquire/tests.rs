@@ -12,7 +12,7 @@ use tuition_ledger::{
 
 use super::*;
 use crate::example::Input;
-use crate::teacher::ElementType;
+use crate::port::ElementType;
 
 fn form() -> Form {
     Form {

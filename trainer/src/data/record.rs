@@ -10,9 +10,8 @@ use tuition_ledger::{QueryKey, Record};
 
 use super::split::Draw;
 use crate::example::{Example, Split, Target};
-use crate::question::{
-    DIALECT, Gives, Question, QuestionError, Seen, recorded_input, recorded_output, target,
-};
+use crate::form::{DIALECT, Question};
+use crate::question::{Gives, QuestionError, Seen, recorded_input, recorded_output, target};
 
 /// How recorded rows and answers are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,8 +213,8 @@ mod tests {
 
     use super::*;
     use crate::example::Input;
-    use crate::question::Form;
-    use crate::teacher::ElementType;
+    use crate::form::Form;
+    use crate::port::ElementType;
 
     fn record(value: f32, dialect: &str, outputs: &[(&str, Elements)]) -> Arc<Record> {
         let form = Form {
