@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tuition_ledger::{Budget, Limit, OpenStore, Origin, Scope, View, records_of_run};
-use tuition_trainer::acquire::{Pool, Stopped};
+use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{Reading, answered, set_aside};
 use tuition_trainer::data::{Collected, Raw, files as sources};
 use tuition_trainer::local::LocalTeacher;
@@ -96,12 +96,12 @@ async fn learn(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let teacher = LocalTeacher::load(&run.teacher.name, &runtime, &cache.magika_model(), threads)?;
     let form = teacher.form(REVISION)?;
-    let asked = Asked { teacher: Arc::new(teacher), form };
+    let asked = Asked::here(teacher, form);
     let (window, classes) = sources::published(&cache.magika_config())?;
 
     print::aside("looking for files of many kinds on this machine");
     let collected = blocking(move || collect(&window, calls + TEST_CALLS)).await?;
-    let pool = Pool::of(asked.questions(collected)?, held_out(calls), SEED);
+    let pool = Pool::of(acquire::questions(&asked.form, collected)?, held_out(calls), SEED);
     if pool.learn.len() < FEWEST || pool.test.len() < FEWEST {
         return Err(Trouble::failed(format!(
             "the demo needs {FEWEST} files to learn from and {FEWEST} to be judged by; this machine has {} and {}",

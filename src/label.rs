@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tuition_ledger::DeskError;
-use tuition_trainer::acquire::{Pool, Stopped};
+use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::form::Question;
 
 use crate::args::Globals;
@@ -47,7 +47,7 @@ impl LabelArgs {
         if collected.skipped > 0 {
             print::aside(&format!("note: {} files hold too little to ask about", collected.skipped));
         }
-        let mut questions = Pool::of(asked.questions(collected)?, 0.0, SEED).learn;
+        let mut questions = Pool::of(acquire::questions(&asked.form, collected)?, 0.0, SEED).learn;
         if let Some(calls) = self.calls {
             questions.truncate(usize::try_from(calls).unwrap_or(usize::MAX));
         }
@@ -57,7 +57,7 @@ impl LabelArgs {
 
 pub(crate) async fn run(args: LabelArgs, globals: &Globals) -> Result<Exit, Trouble> {
     let config = globals.config()?;
-    let asked = Asked::of(&config, &args.teacher)?;
+    let asked = Asked::of(&config, &args.teacher).await?;
     let questions = args.questions(&asked)?;
     let interrupt =
         Interrupt::listen("stopping after the calls under way; the same command goes on from here")?;

@@ -12,7 +12,7 @@ use tuition_ledger::{
     DeskError, OpenError, OpenStore, QueryKey, Quote, Record, Recorded, Unbounded, Usd, records,
     records_of_run,
 };
-use tuition_trainer::acquire::{Pool, Stopped};
+use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
 use tuition_trainer::data::{DataError, csv, files};
@@ -28,7 +28,7 @@ use crate::{open, print};
 
 /// What a run would learn from, before anything is bought.
 pub(crate) enum Lesson {
-    /// Questions of a data set, to be asked of a teacher that runs here.
+    /// Questions of a data set, to be asked of a teacher.
     Asked(Box<Questions>),
     /// What a run has bought already.
     Recorded {
@@ -39,7 +39,9 @@ pub(crate) enum Lesson {
 
 /// The questions of a data set and who answers them.
 pub(crate) struct Questions {
-    asked: Asked,
+    /// None offline.
+    asked: Option<Asked>,
+    model: String,
     learn: Vec<Question>,
     test: Vec<Question>,
     classes: Vec<String>,
@@ -59,25 +61,32 @@ impl Lesson {
     ///
     /// # Errors
     /// The data set, the teacher or the record cannot be read.
-    pub(crate) fn of(config: &Config, run: &RunConfig) -> Result<Self, Trouble> {
+    pub(crate) async fn of(config: &Config, run: &RunConfig, offline: bool) -> Result<Self, Trouble> {
         let known = known(&config.store, run)?;
         if run.data.source == Source::Record {
             return Ok(Self::Recorded { records: known.into_values().collect() });
         }
-        let asked = Asked::of(config, &run.teacher.name)?;
+        let (asked, form) = if offline {
+            (None, purchase::form_offline(config, &run.teacher.name, known.values().map(Arc::as_ref))?)
+        } else {
+            let asked = Asked::of(config, &run.teacher.name).await?;
+            let form = asked.form.clone();
+            (Some(asked), form)
+        };
         let collected = collect(&run.data, path(&run.data)?)?;
         let classes = collected.classes.clone();
-        let questions = asked.questions(collected)?;
+        let questions = acquire::questions(&form, collected)?;
         let pool = match &run.data.test {
             TestPart::Share(share) => Pool::of(questions, *share, SEED),
             TestPart::Path(place) => {
-                let test = asked.questions(collect(&run.data, Path::new(place))?)?;
+                let test = acquire::questions(&form, collect(&run.data, Path::new(place))?)?;
                 Pool::with_test(questions, test, SEED)
             }
         };
         let mut learn = pool.learn;
         learn.truncate(usize::try_from(run.budget.calls).unwrap_or(usize::MAX));
-        Ok(Self::Asked(Box::new(Questions { asked, learn, test: pool.test, classes, known })))
+        let (model, test) = (form.model, pool.test);
+        Ok(Self::Asked(Box::new(Questions { asked, model, learn, test, classes, known })))
     }
 
     /// How many questions there are, and how many answers are known.
@@ -107,16 +116,15 @@ pub(crate) async fn learn(
     config: &Config,
     run: &RunConfig,
     lesson: Lesson,
-    offline: bool,
     interrupt: &Interrupt,
     json: bool,
 ) -> Result<Option<Learnt>, Trouble> {
     match lesson {
         Lesson::Recorded { records } => from_record(run, &records).map(Some),
         Lesson::Asked(questions) => {
-            let bought = match offline {
-                true => replay(&questions)?,
-                false => match buy(config, run, &questions, interrupt, json).await? {
+            let bought = match &questions.asked {
+                None => replay(&questions)?,
+                Some(asked) => match buy(config, run, asked, &questions, interrupt, json).await? {
                     Some(bought) => bought,
                     None => return Ok(None),
                 },
@@ -140,7 +148,7 @@ fn replay(questions: &Questions) -> Result<Parts, Trouble> {
     if keys.is_empty() {
         return Ok(parts);
     }
-    let model = questions.asked.form.model.clone();
+    let model = questions.model.clone();
     let quote = Quote {
         calls: keys.len() as u64,
         tokens: Ok(0),
@@ -155,6 +163,7 @@ fn replay(questions: &Questions) -> Result<Parts, Trouble> {
 async fn buy(
     config: &Config,
     run: &RunConfig,
+    asked: &Asked,
     questions: &Questions,
     interrupt: &Interrupt,
     json: bool,
@@ -165,7 +174,7 @@ async fn buy(
         return replay(questions).map(Some);
     }
     let opened = open::open(config).await?;
-    let parts = buy_parts(config, run, questions, interrupt, json, &opened).await;
+    let parts = buy_parts(config, run, (asked, questions), interrupt, json, &opened).await;
     open::close(opened).await?;
     parts
 }
@@ -173,7 +182,7 @@ async fn buy(
 async fn buy_parts(
     config: &Config,
     run: &RunConfig,
-    questions: &Questions,
+    (asked, questions): (&Asked, &Questions),
     interrupt: &Interrupt,
     json: bool,
     opened: &OpenStore,
@@ -182,9 +191,9 @@ async fn buy_parts(
     let desk = open::desk(config, opened);
     let mut parts = Parts::default();
     let named = [(run.name.clone(), &questions.learn, run.budget.calls), test(run, questions)];
-    for (part, (name, asked, calls)) in parts.iter_mut().zip(named) {
+    for (part, (name, wanted, calls)) in parts.iter_mut().zip(named) {
         purchase::allow(config, &*opened.store, &name, calls).await?;
-        let purchase = purchase::buy(&questions.asked.buyer(&desk, &name), asked, interrupt, json).await;
+        let purchase = purchase::buy(&asked.buyer(&desk, &name), wanted, interrupt, json).await;
         if purchase.is_err() {
             desk.drain().await;
         }

@@ -20,7 +20,7 @@ struct Bound {
 
 pub(crate) async fn run(args: LabelArgs, globals: &Globals) -> Result<Exit, Trouble> {
     let config = globals.config()?;
-    let asked = Asked::of(&config, &args.teacher)?;
+    let asked = Asked::of(&config, &args.teacher).await?;
     let questions = args.questions(&asked)?;
     let opened = open::open(&config).await?;
     let planned = async {

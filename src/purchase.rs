@@ -7,14 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tuition_ledger::{Budget, Desk, Limit, Mode, Origin, Scope, Store, Teacher, Usd};
+use tuition_ledger::{Budget, Desk, DeskError, Limit, Mode, Origin, Record, Scope, Store, Teacher, Usd};
+use tuition_proxy::Api;
 use tuition_trainer::acquire::{self, Buyer, Purchase, Stopped};
 use tuition_trainer::data::files::Window;
 use tuition_trainer::data::{Collected, DataError, csv, files};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::local::LocalTeacher;
+use tuition_trainer::port::Port;
 
-use crate::config::{self, Config, TeacherKind};
+use crate::config::{self, Ask, Config, TeacherKind};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::teachers;
@@ -30,57 +32,130 @@ const CONCURRENCY: usize = 2;
 /// A teacher that can be asked about a data set.
 pub(crate) struct Asked {
     /// The teacher.
-    pub(crate) teacher: Arc<LocalTeacher>,
+    pub(crate) teacher: Arc<dyn Teacher>,
     /// The form of its rows.
     pub(crate) form: Form,
+    /// The most questions of one exchange.
+    pub(crate) batch: usize,
 }
 
 impl Asked {
-    /// Makes the teacher of this name.
+    /// Makes the teacher of this name. One over HTTP is asked for its metadata where the configuration does not say what
+    /// its rows are; that costs nothing.
     ///
     /// # Errors
-    /// There is none, it cannot be loaded, or it is asked over HTTP.
-    pub(crate) fn of(config: &Config, name: &str) -> Result<Self, Trouble> {
+    /// There is none, it cannot be loaded or reached, or it takes no rows.
+    pub(crate) async fn of(config: &Config, name: &str) -> Result<Self, Trouble> {
         let teacher = config.teacher(name)?;
-        local_only(teacher)?;
-        let local = teachers::local(teacher)?;
-        let form = local.form(&teacher.revision)?;
-        Ok(Self { teacher: Arc::new(local), form })
+        match &teacher.kind {
+            TeacherKind::Onnx { .. } => {
+                let local = teachers::local(teacher)?;
+                let form = local.form(&teacher.revision)?;
+                Ok(Self::here(local, form))
+            }
+            TeacherKind::Http { ask, .. } => {
+                let model = model(teacher)?;
+                let http = teachers::http(teacher)?;
+                let form = match &ask.input {
+                    Some(input) => stated(teacher, model, ask, std::slice::from_ref(input))?,
+                    None => {
+                        let metadata = http.metadata(model).await.map_err(DeskError::Teacher)?;
+                        let inputs = Port::inputs_of_metadata(&metadata).map_err(|error| {
+                            Trouble::failed(format!(
+                                "what teacher `{name}` says of model `{model}` is no metadata: {error}"
+                            ))
+                        })?;
+                        stated(teacher, model, ask, &inputs)?
+                    }
+                };
+                let batch = if teacher.rows { BATCH } else { 1 };
+                Ok(Self { teacher: Arc::new(http), form, batch })
+            }
+        }
+    }
+
+    /// A model that runs here.
+    pub(crate) fn here(teacher: LocalTeacher, form: Form) -> Self {
+        Self { teacher: Arc::new(teacher), form, batch: BATCH }
     }
 
     /// Buys for `run` through `desk`.
     pub(crate) fn buyer(&self, desk: &Arc<Desk>, run: &str) -> Buyer {
         Buyer {
             desk: Arc::clone(desk),
-            teacher: Arc::clone(&self.teacher) as Arc<dyn Teacher>,
+            teacher: Arc::clone(&self.teacher),
             form: self.form.clone(),
             run: run.to_owned(),
             mode: Mode::Record,
-            batch: BATCH,
+            batch: self.batch,
             concurrency: CONCURRENCY,
         }
     }
-
-    /// The questions of a source's inputs.
-    ///
-    /// # Errors
-    /// An input that does not fit the teacher.
-    pub(crate) fn questions(&self, collected: Collected) -> Result<Vec<Question>, Trouble> {
-        Ok(acquire::questions(&self.form, collected)?)
-    }
 }
 
-fn local_only(teacher: &config::Teacher) -> Result<(), Trouble> {
-    match teacher.kind {
-        TeacherKind::Onnx { .. } => Ok(()),
-        TeacherKind::Http { .. } => Err(Trouble::usage(
-            format!(
-                "teacher `{}` is asked over HTTP, and a data set is asked of a model that runs here",
-                teacher.name
-            ),
-            "let a client ask it through `tuition serve` with the header `x-tuition-run: NAME`, then train with source = \"record\" and run = \"NAME\"",
-        )),
+/// The form of a teacher's rows where nobody is to be asked: from its model, its configuration, else from the latest of its
+/// `recorded` questions.
+///
+/// # Errors
+/// There is no such teacher, or nothing says what its rows are.
+pub(crate) fn form_offline<'r>(
+    config: &Config,
+    name: &str,
+    recorded: impl Iterator<Item = &'r Record>,
+) -> Result<Form, Trouble> {
+    let teacher = config.teacher(name)?;
+    let TeacherKind::Http { ask, .. } = &teacher.kind else {
+        return Ok(teachers::local(teacher)?.form(&teacher.revision)?);
+    };
+    let model = model(teacher)?;
+    if let Some(input) = &ask.input {
+        return stated(teacher, model, ask, std::slice::from_ref(input));
     }
+    let of_model = |record: &&Record| record.model == model && record.query.revision == teacher.revision;
+    let latest = recorded.filter(of_model).max_by_key(|record| (record.at, record.key));
+    latest.and_then(|record| Form::of_recorded(&record.query)).ok_or_else(|| {
+        Trouble::usage(
+            format!(
+                "offline nobody is asked, and nothing is recorded that says what rows teacher `{name}` takes"
+            ),
+            "write `ask = { input = \"...\", datatype = \"...\" }` under its [[teacher]]",
+        )
+    })
+}
+
+/// The form that follows from what is stated about a model's inputs.
+fn stated(teacher: &config::Teacher, model: &str, ask: &Ask, inputs: &[Port]) -> Result<Form, Trouble> {
+    let form = Form::of_ports(&teacher.name, &teacher.revision, model, inputs)?;
+    Ok(Form { outputs: ask.outputs.clone(), ..form })
+}
+
+/// The model that a data set is asked of.
+fn model(teacher: &config::Teacher) -> Result<&str, Trouble> {
+    let (name, hint) = (&teacher.name, "write `ask = { model = \"...\" }` under its [[teacher]]");
+    let TeacherKind::Http { api: Api::OpenInference, ask, .. } = &teacher.kind else {
+        return Err(Trouble::usage(
+            format!("teacher `{name}` takes no rows of a data set: it does not speak Open Inference"),
+            "let a client ask it through `tuition serve` with the header `x-tuition-run: NAME`, then train with source = \"record\" and run = \"NAME\"",
+        ));
+    };
+    let model = match (&ask.model, &teacher.models[..]) {
+        (Some(model), _) => model,
+        (None, [only]) if !only.contains('*') => only,
+        (None, _) => {
+            return Err(Trouble::usage(
+                format!("teacher `{name}` may serve several models, and one is asked"),
+                hint,
+            ));
+        }
+    };
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._~".contains(letter);
+    if model.is_empty() || !model.chars().all(fits) {
+        return Err(Trouble::usage(
+            format!("teacher `{name}`: `{model}` is no name that fits into a URL"),
+            hint,
+        ));
+    }
+    Ok(model)
 }
 
 /// Reads a CSV file (`.csv`, `.csv.gz`) as vectors, anything else as files of bytes.

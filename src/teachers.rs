@@ -90,7 +90,7 @@ fn datatype(port: &Port) -> &str {
 ///
 /// # Errors
 /// A missing secret, or a header that cannot be sent.
-fn http(teacher: &Teacher) -> Result<HttpTeacher, Trouble> {
+pub(crate) fn http(teacher: &Teacher) -> Result<HttpTeacher, Trouble> {
     let TeacherKind::Http { api, url, .. } = &teacher.kind else {
         return Err(Trouble::usage(format!("teacher `{}` runs here", teacher.name), "it has no URL"));
     };

@@ -66,13 +66,12 @@ impl TrainArgs {
 pub(crate) async fn run(args: TrainArgs, globals: &Globals) -> Result<Exit, Trouble> {
     let config = globals.config()?;
     let run = args.run_config()?;
-    let lesson = Lesson::of(&config, &run)?;
+    let lesson = Lesson::of(&config, &run, args.offline).await?;
     if args.dry_run {
         return dry(globals, &run, &lesson);
     }
     let interrupt = Interrupt::listen("stopping after this step; `--resume auto` goes on from here")?;
-    let Some(learnt) = lesson::learn(&config, &run, lesson, args.offline, &interrupt, globals.json).await?
-    else {
+    let Some(learnt) = lesson::learn(&config, &run, lesson, &interrupt, globals.json).await? else {
         return Ok(stopped(globals, &run, "while buying"));
     };
     let folder = Path::new(RUNS).join(&run.name);

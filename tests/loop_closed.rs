@@ -67,6 +67,7 @@ async fn what_a_client_bought_becomes_a_student_and_the_student_a_teacher() {
 
     let teacher_table = format!(
         "[[teacher]]\nname = \"digits\"\napi = \"open-inference\"\nurl = \"http://127.0.0.1:{}\"\nrevision = \"1\"\nbatch_axis = 0\n\
+         ask = {{ model = \"digits\", input = \"predict\", datatype = \"FP64\", outputs = [\"predict_proba\"] }}\n\
          [[budget]]\nname = \"digits\"\nrun = \"digits\"\ncalls = {DIGITS}\n",
         ports[0]
     );
@@ -79,8 +80,13 @@ async fn what_a_client_bought_becomes_a_student_and_the_student_a_teacher() {
     assert_eq!(digits(&["ask", &address, &count]).await, bought);
     let client = Client::new(&server.url());
     assert_eq!(client.statement().await.total("settled").calls, DIGITS as u64);
+    fs::copy(place.path().join("digits.csv"), server.folder().join("digits.csv")).unwrap();
+    let taught = a_data_set_is_asked_over_http(&server);
     server.kill();
     mlserver.kill().await;
+    // Nobody can be asked any more: what was bought is all that is needed, and the numbers are the same to the bit.
+    server.json(&["train", "taught.toml", "--offline"], 0);
+    assert_eq!(report(&server, "taught")["test"], taught["test"]);
 
     fs::write(server.folder().join("run.toml"), FIRST_RUN).unwrap();
     let trained = server.json(&["train", "run.toml", "--offline"], 0);
@@ -88,38 +94,79 @@ async fn what_a_client_bought_becomes_a_student_and_the_student_a_teacher() {
     assert!(mean(&first, "agreement") > 0.85, "{first}");
     assert_eq!(first["calls"], 350, "{trained}");
     let audit = server.json(&["audit", "--verify"], 0);
-    assert_eq!(audit["totals"]["calls"]["settled"], DIGITS as u64, "training bought something");
+    let of_others: u64 = ["asked", "taught", "taught/test"].iter().map(|run| settled(&server, run)).sum();
+    let settled = audit["totals"]["calls"]["settled"].as_u64().unwrap();
+    assert_eq!(settled, DIGITS as u64 + of_others, "training bought something");
     run_folder_is_whole(&server.folder().join("runs/digits-ckd"));
 
-    fs::copy(place.path().join("digits.csv"), server.folder().join("digits.csv")).unwrap();
     everything_works_beside_a_loaded_serve(&mut server).await;
+}
+
+/// `label`, `plan` and `train` ask a server whose metadata are empty, by what its table says; beside a running `serve`.
+fn a_data_set_is_asked_over_http(server: &TestServer) -> Value {
+    let label = |command: &str| {
+        let arguments = "--teacher digits --data digits.csv --label label --run asked --calls 60";
+        let arguments: Vec<&str> = std::iter::once(command).chain(arguments.split(' ')).collect();
+        server.json(&arguments, 0)
+    };
+    let plan = label("plan");
+    assert_eq!((&plan["known"], &plan["unknown"]), (&json!(0), &json!(60)), "{plan}");
+    let bought = label("label");
+    assert_eq!((&bought["bought"], &bought["calls"]), (&json!(60), &json!(60)), "{bought}");
+    let again = label("label");
+    assert_eq!((&again["known"], &again["calls"]), (&json!(60), &json!(0)), "{again}");
+    assert_eq!(settled(server, "asked"), 60);
+    let run = FIRST_RUN
+        .replace("name = \"digits-ckd\"", "name = \"taught\"")
+        .replace(
+            "source = \"record\"\nrun = \"digits\"",
+            "source = \"csv\"\npath = \"digits.csv\"\nlabel = \"label\"",
+        )
+        .replace("test = 0.3", "test = 0.03")
+        .replace("calls = 350", "calls = 60");
+    fs::write(server.folder().join("taught.toml"), run).unwrap();
+    server.json(&["train", "taught.toml"], 0);
+    let taught = report(server, "taught");
+    assert_eq!(taught["calls"], 60, "{taught}");
+    // The same order of buying: only what the one held out and the other did not is bought anew.
+    assert!(settled(server, "taught") < 10, "the labelled answers are bought again");
+    let held_out = settled(server, "taught/test");
+    assert!((30..80).contains(&held_out), "3 % of 1,797 rows are held out, and {held_out} were bought");
+    taught
+}
+
+/// The calls that a run has settled.
+fn settled(server: &TestServer, run: &str) -> u64 {
+    let by = server.json(&["audit", "--by", "run"], 0)["by"].clone();
+    let row = by.as_array().unwrap().iter().find(|row| row["run"] == run).cloned();
+    row.map_or(0, |row| row["calls"]["settled"].as_u64().unwrap())
 }
 
 /// The exported student is a local ONNX teacher now. While `serve` is under load, every other command does its job.
 async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     let upstream = Upstream::start().await;
     let model = server.folder().join("runs/digits-ckd/model/model.onnx");
-    server.configure(
-        "",
-        &format!(
+    let config = |own_address: &str| {
+        format!(
             "{}\n{}\n[[teacher]]\nname = \"student\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"1\"\n\
+             [[teacher]]\nname = \"remote\"\napi = \"open-inference\"\nurl = \"{}\"\nmodels = [\"student\"]\nbatch_axis = 0\n\
+             [[budget]]\nname = \"served\"\nteacher = \"student\"\ncalls = 100000\n\
              [[budget]]\nname = \"load\"\nteacher = \"scripted\"\ncalls = 1000000\nusd = \"50.00\"\n",
             teacher(&upstream, "timeout_s = 1"),
             price(),
-            model.display()
-        ),
-    );
+            model.display(),
+            own_address
+        )
+    };
+    server.configure("", &config("http://127.0.0.1:9"));
     server.restart();
+    // The address is known now; the other commands read the file anew.
+    server.configure("", &config(&server.url()));
     let client = Client::new(&server.url());
     let stalled = client.post("/v1/chat/completions", question("[stall]")).await.unwrap();
     assert_eq!(stalled.status, 504, "{stalled:?}");
     let load = Load::start(&client);
 
-    let of_run = |server: &TestServer, run: &str| {
-        let by = server.json(&["audit", "--by", "run"], 0)["by"].clone();
-        let row = by.as_array().unwrap().iter().find(|row| row["run"] == run).cloned();
-        row.map_or(0, |row| row["calls"]["settled"].as_u64().unwrap())
-    };
     let label = |calls: &'static str| {
         [
             "--teacher",
@@ -141,12 +188,12 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     };
     let plan = server.json(&with("plan", label("200")), 0);
     assert_eq!((&plan["known"], &plan["unknown"]), (&json!(0), &json!(200)), "{plan}");
-    assert_eq!(of_run(server, "second"), 0, "`plan` bought something");
+    assert_eq!(settled(server, "second"), 0, "`plan` bought something");
 
     server.json(&with("label", label("120")), 0);
-    assert_eq!(of_run(server, "second"), 120);
+    assert_eq!(settled(server, "second"), 120);
     server.json(&with("label", label("200")), 0);
-    assert_eq!(of_run(server, "second"), 200, "N is the run's total, also when resumed");
+    assert_eq!(settled(server, "second"), 200, "N is the run's total, also when resumed");
     let plan = server.json(&with("plan", label("200")), 0);
     assert_eq!((&plan["known"], &plan["unknown"]), (&json!(200), &json!(0)), "{plan}");
 
@@ -159,7 +206,7 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     server.json(&["train", "second.toml", "--offline"], 0);
     let second = report(server, "second");
     assert!(mean(&second, "agreement") > 0.7, "{second}");
-    assert_eq!(of_run(server, "second"), 200, "`--offline` bought something");
+    assert_eq!(settled(server, "second"), 200, "`--offline` bought something");
 
     let from_csv = run.replace("name = \"second\"", "name = \"third\"").replace(
         "source = \"record\"\nrun = \"second\"",
@@ -173,6 +220,11 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     // Again, offline: everything is known, and the numbers are the same to the bit.
     server.json(&["train", "third.toml", "--offline"], 0);
     assert_eq!(report(server, "third")["test"], third["test"]);
+
+    // A teacher over HTTP whose metadata say what its rows are: the student behind this very proxy.
+    let remote = "label --teacher remote --data digits.csv --label label --run remote --calls 20";
+    let remote = server.json(&remote.split(' ').collect::<Vec<_>>(), 0);
+    assert_eq!((&remote["bought"], &remote["stopped"]), (&json!(20), &json!(null)), "{remote}");
 
     let added = server.json(&["budget", "add", "more", "--run", "later", "--calls", "7"], 0);
     assert_eq!(added["budgets"][0]["limit"]["calls"], 7, "{added}");

@@ -171,6 +171,26 @@ impl HttpTeacher {
         self.settings.rows
     }
 
+    /// What an Open Inference server says of a model: `/v2/models/M`, which costs nothing.
+    ///
+    /// # Errors
+    /// No answer, or one with another status than 200.
+    pub async fn metadata(&self, model: &str) -> Result<Bytes, Failure> {
+        let fetched = self.fetch(&format!("/v2/models/{model}")).await?;
+        if fetched.status == 200 {
+            return Ok(fetched.body);
+        }
+        let billing = Billing::Unbilled { retry: false, after: None };
+        let message =
+            format!("answered with status {} when asked for the metadata of `{model}`", fetched.status);
+        Err(Failure {
+            status: Some(fetched.status),
+            media: fetched.media,
+            body: fetched.body,
+            ..self.failure(Cause::Status(fetched.status), billing, message)
+        })
+    }
+
     /// Gets what costs nothing: model lists, metadata, readiness.
     pub(crate) async fn fetch(&self, path: &str) -> Result<Fetched, Failure> {
         let request = self.client.get(format!("{}{path}", self.base)).headers(self.headers.clone());

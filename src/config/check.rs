@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, Limit, Price, PriceBook, Scope, Usd};
 use tuition_proxy::{Api, ClientKey, Share};
+use tuition_trainer::port::{ElementType, Port};
 use url::Url;
 
-use super::shape::{BudgetTable, Document, Dollars, KeyTable, PriceTable, ServeTable, TeacherTable};
-use super::{Config, ConfigError, Header, Serve, Teacher, TeacherKind};
+use super::shape::{
+    AskTable, BudgetTable, Document, Dollars, KeyTable, PriceTable, ServeTable, TeacherTable,
+};
+use super::{Ask, Config, ConfigError, Header, Serve, Teacher, TeacherKind};
 use crate::nearest::nearest;
 
 /// The longest name of anything.
@@ -167,14 +170,22 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
             url: address(&url).map_err(|reason| (key("url"), reason))?,
             key_env: table.key_env.map(|name| variable(&key("key_env"), name)).transpose()?,
             headers: headers(&key("headers"), table.headers)?,
+            ask: match (api, table.ask) {
+                (_, None) => Box::default(),
+                (Api::OpenInference, Some(table)) => ask(&key("ask"), table)?.into(),
+                (Api::OpenAi, Some(_)) => {
+                    return wrong(key("ask"), "rows of a data set are asked of api `open-inference`");
+                }
+            },
         },
         (None, Some(_), _) => return wrong(key("url"), "api `onnx` has a `path`"),
         (None, None, None) => return wrong(key("path"), "is missing: which model file?"),
         (None, None, Some(path)) => {
-            if table.key_env.is_some() || !table.headers.is_empty() || !table.unbilled.is_empty() {
+            let remote = table.key_env.is_some() || !table.headers.is_empty() || !table.unbilled.is_empty();
+            if remote || table.ask.is_some() {
                 return wrong(
                     key("path"),
-                    "a model that runs here takes no `key_env`, `headers` or `unbilled`",
+                    "a model that runs here takes no `key_env`, `headers`, `unbilled` or `ask`",
                 );
             }
             TeacherKind::Onnx { path: folder.join(path) }
@@ -190,6 +201,26 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
         unbilled: table.unbilled,
         name: table.name,
     })
+}
+
+fn ask(key: &str, table: AskTable) -> Result<Ask, Wrong> {
+    let input = match (table.input, table.datatype, table.shape) {
+        (None, None, None) => None,
+        (Some(name), Some(datatype), shape) => {
+            let Some(kind) = ElementType::of_datatype(&datatype) else {
+                return wrong(
+                    format!("{key}.datatype"),
+                    format!("`{datatype}` is none that a data set fills, such as `FP32`"),
+                );
+            };
+            // The first extent is the row's; a vector may have any width.
+            let extents = shape.map_or(vec![None], |shape| shape.into_iter().map(Some).collect());
+            let shape = std::iter::once(None).chain(extents).collect();
+            Some(Port { name, element_type: Ok(kind), shape })
+        }
+        _ => return wrong(key, "`input` and `datatype` go together; `shape` (of one row) goes with them"),
+    };
+    Ok(Ask { model: table.model, input, outputs: table.outputs })
 }
 
 fn address(text: &str) -> Result<Url, String> {

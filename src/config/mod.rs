@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, PriceBook};
 use tuition_proxy::{Api, ClientKey, Share};
+use tuition_trainer::port::Port;
 use url::Url;
 
 use crate::nearest::nearest;
@@ -85,12 +86,25 @@ pub(crate) enum TeacherKind {
         key_env: Option<String>,
         /// Headers that are sent along.
         headers: Vec<(String, Header)>,
+        /// What `label` and `train` ask of it.
+        ask: Box<Ask>,
     },
     /// A model file that runs in this process.
     Onnx {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What a data set is asked of a teacher over HTTP, as far as its metadata are not to say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// The model; none where the teacher serves one.
+    pub(crate) model: Option<String>,
+    /// The model's input; none where its metadata state it.
+    pub(crate) input: Option<Port>,
+    /// The outputs that are asked for by name; none where it gives what is learnt from by itself.
+    pub(crate) outputs: Vec<String>,
 }
 
 /// The value of a header.

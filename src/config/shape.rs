@@ -60,6 +60,19 @@ pub(super) struct TeacherTable {
     pub(super) batch_axis: Option<u64>,
     #[serde(default)]
     pub(super) unbilled: Vec<u16>,
+    pub(super) ask: Option<AskTable>,
+}
+
+/// `ask` of a `[[teacher]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AskTable {
+    pub(super) model: Option<String>,
+    pub(super) input: Option<String>,
+    pub(super) datatype: Option<String>,
+    pub(super) shape: Option<Vec<usize>>,
+    #[serde(default)]
+    pub(super) outputs: Vec<String>,
 }
 
 /// `[[budget]]`

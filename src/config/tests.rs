@@ -16,6 +16,32 @@ fn check(text: &str, expected: &str) {
 }
 
 #[test]
+fn what_a_data_set_asks_is_judged() {
+    let table = |ask: &str| {
+        format!(
+            "[[teacher]]\nname = \"d\"\napi = \"open-inference\"\nurl = \"http://localhost:1\"\nask = {ask}\n"
+        )
+    };
+    let config =
+        read(&table(r#"{ input = "x", datatype = "FP32", shape = [8, 8], outputs = ["y"] }"#)).unwrap();
+    let TeacherKind::Http { ask, .. } = &config.teachers[0].kind else { panic!("it is asked over HTTP") };
+    assert_eq!(ask.input.as_ref().unwrap().shape, [None, Some(8), Some(8)]);
+    assert_eq!((&ask.model, &ask.outputs), (&None, &vec!["y".to_owned()]));
+    check(
+        &table(r#"{ input = "x", datatype = "float" }"#),
+        "tuition.toml: `teacher.d.ask.datatype`: `float` is none that a data set fills, such as `FP32`",
+    );
+    check(
+        &table(r#"{ datatype = "FP32" }"#),
+        "tuition.toml: `teacher.d.ask`: `input` and `datatype` go together; `shape` (of one row) goes with them",
+    );
+    check(
+        &format!("{TEACHER}ask = {{ model = \"m\" }}\n"),
+        "tuition.toml: `teacher.gpt.ask`: rows of a data set are asked of api `open-inference`",
+    );
+}
+
+#[test]
 fn the_pinned_example_is_read() {
     let text = r#"
         [store]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tuition_ledger::{Elements, Forward, Json, Query, QueryKey, Row, Tensor};
 
 use crate::example::Input;
@@ -74,6 +75,12 @@ pub enum FormError {
     },
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedOutput {
+    name: String,
+}
+
 /// The form of the rows that one teacher is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Form {
@@ -121,6 +128,28 @@ impl Form {
             shape: rest.filter(|rest| rest.len() != 1),
             outputs: vec![],
         })
+    }
+
+    /// The form of a recorded row of one input, as far as it is one that this program makes.
+    #[must_use]
+    pub fn of_recorded(query: &Query) -> Option<Self> {
+        let row = Row::parse(&query.input).ok().filter(|_| query.dialect == DIALECT)?;
+        let ([tensor], None) = (&row.inputs[..], &row.version) else { return None };
+        let port = Port {
+            name: tensor.name.clone(),
+            element_type: ElementType::of(&tensor.elements),
+            shape: tensor.shape.iter().copied().map(Some).collect(),
+        };
+        let form = Self::of_ports(&query.teacher, &query.revision, &row.model, &[port]).ok()?;
+        let outputs = match &row.others[..] {
+            [] => vec![],
+            [(name, text)] if name == "outputs" => {
+                let outputs: Vec<NamedOutput> = serde_json::from_str(text).ok()?;
+                outputs.into_iter().map(|output| output.name).collect()
+            }
+            _ => return None,
+        };
+        Some(Self { outputs, ..form })
     }
 
     /// The row of an input.
@@ -279,6 +308,18 @@ mod tests {
         );
         let unfit = port(ElementType::Bool, &[None, None]);
         assert_eq!(of(&[unfit]), Err("the model's input `x` is bool, which no data set fills".into()));
+    }
+
+    #[test]
+    fn a_recorded_row_gives_its_form_back() {
+        let named = Form { outputs: vec!["y".into()], ..form(ElementType::F64) };
+        let square = Form { shape: Some(vec![1, 2]), ..form(ElementType::I64) };
+        for form in [form(ElementType::F32), named, square] {
+            let query = form.query(form.row(&Input::Vector(vec![1.0, 2.0])).unwrap().canonical());
+            assert_eq!(Form::of_recorded(&query), Some(form));
+        }
+        let query = form(ElementType::F32).query(r#"{"inputs":[],"model":"m"}"#.to_owned());
+        assert_eq!(Form::of_recorded(&query), None);
     }
 
     #[test]
