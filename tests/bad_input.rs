@@ -92,7 +92,7 @@ fn a_run_file_is_refused_by_its_key() {
     with(run.replace("\"kd\"", "\"kdd\""), &["`kdd`", "`kd`"]);
     with(run.replace("calls = 5", "calls = 0"), &["budget.calls"]);
     with(run.replace("name = \"gpt\"", "name = \"gtp\""), &["`gtp`", "`gpt`"]);
-    with(run.to_owned(), &["`gpt`", "HTTP", "x-tuition-run"]);
+    with(run.to_owned(), &["`gpt`", "Open Inference", "x-tuition-run"]);
 }
 
 #[test]
