@@ -8,6 +8,7 @@ use serde_json::Value;
 use tuition_ledger::{By, Cause, Day, Timestamp, View};
 
 use crate::args::Globals;
+use crate::open::clock;
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
 
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &AuditArgs, globals: &Globals) -> Result<Exit, Trouble> 
         true => record::verified(&folder)?,
         false => record::statement(&folder)?,
     };
-    let view = View { by: args.by.clone(), since: args.since, until: args.until };
+    let view = View { by: args.by.clone(), since: args.since, until: args.until, now: Some(clock()()) };
     let stated = statement.to_json(&view);
     if globals.json {
         print::json(&stated);
@@ -136,7 +137,7 @@ pub(crate) fn budgets(stated: &Value) -> Rows {
             if budget["limit"][unit].is_null() {
                 continue;
             }
-            let mut row = vec![text(&budget["name"]), covers(&budget["scope"]), unit.to_owned()];
+            let mut row = vec![text(&budget["name"]), covers(budget), unit.to_owned()];
             row.extend(
                 ["limit", "settled", "reserved", "unknown", "left"].map(|column| text(&budget[column][unit])),
             );
@@ -146,10 +147,14 @@ pub(crate) fn budgets(stated: &Value) -> Rows {
     (heads, rows)
 }
 
-fn covers(scope: &Value) -> String {
-    let part = |name: &str| Some(format!("{name} {}", scope[name].as_str()?));
+fn covers(budget: &Value) -> String {
+    let part = |name: &str| Some(format!("{name} {}", budget["scope"][name].as_str()?));
     let parts: Vec<String> = ["teacher", "run", "key"].into_iter().filter_map(part).collect();
-    if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") }
+    let covered = if parts.is_empty() { "everything".to_owned() } else { parts.join(", ") };
+    match budget["period"].as_str() {
+        None | Some("") => covered,
+        Some(period) => format!("{covered}, {period}"),
+    }
 }
 
 fn by(stated: &Value, by: &[By]) -> Rows {

@@ -5,7 +5,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tuition_ledger::{Budget, Limit, Origin, Present, Scope, Usd};
+use tuition_ledger::{Budget, Limit, Origin, Present, Scope, Usd, Window};
 
 use crate::args::Globals;
 use crate::config::Config;
@@ -39,6 +39,9 @@ enum What {
         /// Only calls of this client key.
         #[arg(long)]
         key: Option<String>,
+        /// For how long it allows that much: forever, day or month (UTC).
+        #[arg(long, default_value = "forever")]
+        window: Window,
     },
     /// Changes the limits of a budget, or lifts it.
     Set {
@@ -69,11 +72,11 @@ pub(crate) async fn run(args: BudgetArgs, globals: &Globals) -> Result<Exit, Tro
     let config = globals.config()?;
     let name = match args.what {
         What::List => None,
-        What::Add { name, limits, teacher, run, key } => {
+        What::Add { name, limits, teacher, run, key, window } => {
             if let Some(teacher) = &teacher {
                 config.teacher(teacher)?;
             }
-            let budget = added(name, &limits, Scope { teacher, run, key })?;
+            let budget = added(name, &limits, Scope { teacher, run, key }, window)?;
             Some(
                 set(&config, |present| {
                     match present.budgets.iter().any(|(known, _)| known.name == budget.name) {
@@ -113,12 +116,12 @@ async fn set(
     result
 }
 
-fn added(name: String, limits: &Limits, scope: Scope) -> Result<Budget, Trouble> {
+fn added(name: String, limits: &Limits, scope: Scope, window: Window) -> Result<Budget, Trouble> {
     let limit = Limit { calls: limits.calls, tokens: limits.tokens, usd: limits.usd };
     if limit.is_lifted() {
         return Err(nothing_limited(&name));
     }
-    Ok(Budget { name, scope, limit })
+    Ok(Budget { name, scope, limit, window })
 }
 
 /// The budget of this name with the units changed that are given.
@@ -183,7 +186,7 @@ mod tests {
         let scope = Scope { run: Some("r".into()), ..Scope::default() };
         let settled = Amount { calls: 4, tokens: 9, usd: Usd::from_nanos(5) };
         let standing = Standing { settled, ..Standing::default() };
-        let budget = Budget { name: "pilot".into(), scope, limit };
+        let budget = Budget { name: "pilot".into(), scope, limit, window: Window::Forever };
         Present { budgets: vec![(budget, standing)], ..Present::default() }
     }
 
@@ -213,7 +216,7 @@ mod tests {
         error: budget `pilot` would limit nothing
           hint: give `--calls`, `--tokens` or `--usd`; `tuition budget set NAME --lift` ends a budget
         ");
-        insta::assert_snapshot!(say(added("b".into(), &Limits::default(), Scope::default())), @r"
+        insta::assert_snapshot!(say(added("b".into(), &Limits::default(), Scope::default(), Window::Forever)), @r"
         error: budget `b` would limit nothing
           hint: give `--calls`, `--tokens` or `--usd`; `tuition budget set NAME --lift` ends a budget
         ");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tuition_ledger::{Budget, Limit, OpenStore, Origin, Scope, View, records_of_run};
+use tuition_ledger::{Budget, Limit, OpenStore, Origin, Scope, View, Window, records_of_run};
 use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{Reading, answered, set_aside};
 use tuition_trainer::data::{Collected, Raw, files as sources};
@@ -136,6 +136,7 @@ fn limit(run: &str, name: &str, calls: usize) -> Budget {
         name: name.to_owned(),
         scope: Scope { run: Some(run.to_owned()), ..Scope::default() },
         limit: Limit { calls: u64::try_from(calls).ok(), ..Limit::default() },
+        window: Window::Forever,
     }
 }
 

@@ -140,7 +140,7 @@ fn row(name: &str, unit: Unit, bound: &Bound, left: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use tuition_ledger::{Amount, Budget, Scope, Standing};
+    use tuition_ledger::{Amount, Budget, Scope, Standing, Window};
 
     use super::*;
 
@@ -161,7 +161,12 @@ mod tests {
         let budget = |name: &str, run: Option<&str>, calls: u64, usd: Option<&str>| {
             let scope = Scope { run: run.map(str::to_owned), ..Scope::default() };
             let usd = usd.map(|usd| usd.parse().unwrap());
-            Budget { name: name.into(), scope, limit: Limit { calls: Some(calls), usd, ..Limit::default() } }
+            Budget {
+                name: name.into(),
+                scope,
+                limit: Limit { calls: Some(calls), usd, ..Limit::default() },
+                window: Window::Forever,
+            }
         };
         let standing = Standing { settled: Amount { calls: 4, ..Amount::ZERO }, ..Standing::default() };
         let present = Present {

@@ -182,7 +182,12 @@ pub(crate) async fn allow(config: &Config, store: &dyn Store, run: &str, calls: 
     }
     let scope = Scope { run: Some(run.to_owned()), ..Scope::default() };
     let limit = Limit { calls: Some(calls), ..Limit::default() };
-    Ok(store.limit(Budget { name: run.to_owned(), scope, limit }, Origin::Config).await?)
+    Ok(store
+        .limit(
+            Budget { name: run.to_owned(), scope, limit, window: tuition_ledger::Window::Forever },
+            Origin::Config,
+        )
+        .await?)
 }
 
 /// Buys with a bar.

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use serde_json::Value;
 use tuition_ledger::{
-    Amount, Book, Discrepancy, Entries, JournalError, OpenError, Present, Standing, Statement, Unit, Usd,
-    View, read_entries, records,
+    Amount, Book, Discrepancy, Entries, JournalError, OpenError, Present, Standing, Statement, Timestamp,
+    Unit, Usd, View, read_entries, records,
 };
 
 use crate::config::Config;
+use crate::open;
 use crate::words::Trouble;
 
 /// The entries of a store; none where there is no store yet.
@@ -66,7 +67,7 @@ pub(crate) fn verified(folder: &Path) -> Result<Statement, OpenError> {
             statement.report(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
         }
     }
-    for what in differences(&book.present(), &statement.to_json(&View::default())) {
+    for what in differences(&book.present(Timestamp::default()), &statement.to_json(&View::default())) {
         statement.report(Discrepancy { entry: number, what });
     }
     for recorded in records(folder)? {
@@ -153,6 +154,7 @@ fn name(unit: Unit) -> &'static str {
 /// # Errors
 /// The record cannot be read.
 pub(crate) fn budgets(config: &Config) -> Result<Vec<Value>, Trouble> {
-    let statement = statement(&config.store)?.to_json(&View::default());
+    let now = View { now: Some(open::clock()()), ..View::default() };
+    let statement = statement(&config.store)?.to_json(&now);
     Ok(statement["budgets"].as_array().cloned().unwrap_or_default())
 }

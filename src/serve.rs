@@ -140,8 +140,10 @@ fn statement(folder: &Path) -> StatementSource {
     Arc::new(move || {
         let folder = folder.clone();
         Box::pin(async move {
-            let read =
-                move || record::statement(&folder).map(|statement| statement.to_json(&View::default()));
+            let read = move || {
+                let now = View { now: Some(open::clock()()), ..View::default() };
+                record::statement(&folder).map(|statement| statement.to_json(&now))
+            };
             let stated = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
             stated.map_err(|error| error.to_string())
         })

@@ -15,6 +15,7 @@ use tuition_trainer::{Control, Outcome, Report, RunConfig, Split, train_run};
 use crate::args::Globals;
 use crate::interrupt::Interrupt;
 use crate::lesson::{self, Lesson};
+use crate::open::clock;
 use crate::progress::Progress;
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
@@ -144,7 +145,7 @@ fn stopped(globals: &Globals, run: &RunConfig, at: &str) -> Exit {
 
 /// Writes what everything has cost beside the report.
 fn state(store: &Path, folder: &Path) -> Result<(), Trouble> {
-    let view = View { by: vec![By::Run, By::Teacher], ..View::default() };
+    let view = View { by: vec![By::Run, By::Teacher], now: Some(clock()()), ..View::default() };
     let statement = record::statement(store)?.to_json(&view);
     let path = folder.join("statement.json");
     fs::write(&path, format!("{statement:#}\n")).map_err(|source| Trouble::io("cannot write", &path, source))

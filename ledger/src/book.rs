@@ -2,7 +2,7 @@
 //!
 //! Must not know files, sockets or clocks. Deciding builds an entry and changes nothing; [`Book::apply`] is the only
 //! change, live and in replay alike. Invariant: for every budget, what is settled, reserved and unknown is the exact sum
-//! over its calls, and no hold was made that did not fit the limit then in force.
+//! over its calls in the window of its latest hold, and no hold was made that did not fit the limit then in force.
 //!
 //! The states of a hold, and what each fact does to it (anything else is refused, and nothing changes):
 //!
@@ -21,12 +21,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Usage;
-use crate::budget::{Budget, Refusal, Standing, Who};
+use crate::budget::{Budget, Refusal, Standing, Who, Window};
 use crate::entry::{Cause, Entry, Exchange, Fact, HoldId, Origin, SettledItem, Tally};
 use crate::money::{Amount, Usd, split};
 use crate::price::{Price, PriceDigest, Quote, fee};
 use crate::query::QueryKey;
-use crate::time::Timestamp;
+use crate::time::{Day, Timestamp};
 
 /// What somebody wants to ask, and its upper bound.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -155,8 +155,19 @@ struct Hold {
 struct Kept {
     budget: Budget,
     configured: Option<Budget>,
+    standing: Windowed,
+}
+
+/// What is committed in one window: the latest in which a hold was made.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Windowed {
+    start: Day,
     standing: Standing,
 }
+
+/// What somebody has committed, in every window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Party([Windowed; Window::ALL.len()]);
 
 /// A part of a standing.
 #[derive(Clone, Copy)]
@@ -170,7 +181,7 @@ enum Part {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Book {
     budgets: BTreeMap<String, Kept>,
-    parties: BTreeMap<Who, Standing>,
+    parties: BTreeMap<Who, Party>,
     total: Standing,
     holds: BTreeMap<HoldId, Hold>,
     in_flight: BTreeMap<QueryKey, HoldId>,
@@ -181,6 +192,58 @@ pub struct Book {
     saved: Amount,
     last_hold: u64,
     last_at: Timestamp,
+}
+
+impl Windowed {
+    /// The standing in the window that starts on `start`: nothing, where no hold has been made in it yet.
+    fn at(&self, start: Day) -> Standing {
+        if start == self.start { self.standing } else { Standing::default() }
+    }
+
+    /// Moves an amount of a hold whose window starts on `start`. A new hold opens a later window; a hold of an earlier
+    /// window no longer counts.
+    fn moved(
+        self,
+        start: Day,
+        from: Option<(Part, Amount)>,
+        to: Option<(Part, Amount)>,
+    ) -> Result<Self, BookError> {
+        if start < self.start {
+            return Ok(self);
+        }
+        let standing = moved(self.at(start), from, to).ok_or(BookError::Overflow)?;
+        Ok(Self { start, standing })
+    }
+}
+
+impl Kept {
+    fn at(&self, at: Timestamp) -> Standing {
+        self.standing.at(self.budget.window.start(at))
+    }
+}
+
+impl Party {
+    fn moved(
+        &self,
+        made: Timestamp,
+        from: Option<(Part, Amount)>,
+        to: Option<(Part, Amount)>,
+    ) -> Result<Self, BookError> {
+        let mut party = self.clone();
+        for (windowed, window) in party.0.iter_mut().zip(Window::ALL) {
+            *windowed = windowed.moved(window.start(made), from, to)?;
+        }
+        Ok(party)
+    }
+
+    fn at(&self, window: Window, start: Day) -> Standing {
+        let windows = self.0.iter().zip(Window::ALL);
+        windows
+            .filter(|(_, found)| *found == window)
+            .map(|(windowed, _)| windowed.at(start))
+            .next()
+            .unwrap_or_default()
+    }
 }
 
 impl Hold {
@@ -214,7 +277,7 @@ impl Book {
             return Err(NotReserved::Refused(Refusal::NoBudget { who: exchange.who.clone() }));
         }
         for kept in &covering {
-            kept.budget.admit(&kept.standing, &claim.quote).map_err(NotReserved::Refused)?;
+            kept.budget.admit(&kept.at(at.max(self.last_at)), &claim.quote).map_err(NotReserved::Refused)?;
         }
         Ok(self.entry(
             at,
@@ -359,7 +422,7 @@ impl Book {
                 let amount = self.expect(*hold, "Resolved", true)?.amount;
                 self.close(*hold, "Resolved", billed.then_some((Part::Settled, amount)))?;
             }
-            Fact::Limited { budget, origin } => self.apply_limited(budget, *origin)?,
+            Fact::Limited { budget, origin } => self.apply_limited(entry.at, budget, *origin)?,
             Fact::Priced { digest, price } => {
                 self.prices.insert(digest.clone(), price.clone());
             }
@@ -390,8 +453,9 @@ impl Book {
         self.in_flight.contains_key(key)
     }
 
-    /// The figures of now.
-    pub fn present(&self) -> Present {
+    /// The figures at `at`, or at the last entry where that is later.
+    pub fn present(&self, at: Timestamp) -> Present {
+        let at = at.max(self.last_at);
         let open = |(id, hold): (&HoldId, &Hold)| OpenHold {
             hold: *id,
             at: hold.at,
@@ -404,7 +468,7 @@ impl Book {
         let in_force = self.budgets.values().filter(|kept| !kept.budget.limit.is_lifted());
         Present {
             total: self.total,
-            budgets: in_force.map(|kept| (kept.budget.clone(), kept.standing)).collect(),
+            budgets: in_force.map(|kept| (kept.budget.clone(), kept.at(at))).collect(),
             open: self.holds.iter().map(open).collect(),
             known: self.known,
             followed: self.followed,
@@ -445,7 +509,7 @@ impl Book {
         if !distinct || keys.iter().any(|key| self.in_flight.contains_key(key)) {
             return Err(BookError::Items(id));
         }
-        self.shift(&hold.exchange.who, None, Some((Part::Reserved, hold.amount)))?;
+        self.shift(&hold.exchange.who, hold.at, None, Some((Part::Reserved, hold.amount)))?;
         // After this point it must succeed.
         self.in_flight.extend(keys.into_iter().map(|key| (key, id)));
         self.holds.insert(id, hold);
@@ -455,8 +519,8 @@ impl Book {
 
     fn apply_forfeited(&mut self, id: HoldId, cause: &Cause) -> Result<(), BookError> {
         let open = self.expect(id, "Forfeited", false)?;
-        let (who, amount) = (open.exchange.who.clone(), open.amount);
-        self.shift(&who, Some((Part::Reserved, amount)), Some((Part::Unknown, amount)))?;
+        let (who, made, amount) = (open.exchange.who.clone(), open.at, open.amount);
+        self.shift(&who, made, Some((Part::Reserved, amount)), Some((Part::Unknown, amount)))?;
         // After this point it must succeed.
         self.in_flight.retain(|_, holder| *holder != id);
         self.holds.get_mut(&id).expect("it was open").unknown = Some(cause.clone());
@@ -466,8 +530,8 @@ impl Book {
     /// Ends an open hold and counts what it came to.
     fn close(&mut self, id: HoldId, fact: &'static str, to: Option<(Part, Amount)>) -> Result<(), BookError> {
         let open = self.open(id, fact)?;
-        let (who, from) = (open.exchange.who.clone(), (open.part(), open.amount));
-        self.shift(&who, Some(from), to)?;
+        let (who, made, from) = (open.exchange.who.clone(), open.at, (open.part(), open.amount));
+        self.shift(&who, made, Some(from), to)?;
         // After this point it must succeed.
         let ended = self.holds.remove(&id).expect("it was open");
         for item in &ended.exchange.items {
@@ -478,11 +542,13 @@ impl Book {
         Ok(())
     }
 
-    fn apply_limited(&mut self, budget: &Budget, origin: Origin) -> Result<(), BookError> {
+    fn apply_limited(&mut self, at: Timestamp, budget: &Budget, origin: Origin) -> Result<(), BookError> {
+        let start = budget.window.start(at);
         let mut standing = Standing::default();
         for (_, party) in self.parties.iter().filter(|(who, _)| budget.scope.covers(who)) {
-            standing = add(standing, party).ok_or(BookError::Overflow)?;
+            standing = add(standing, &party.at(budget.window, start)).ok_or(BookError::Overflow)?;
         }
+        let standing = Windowed { start, standing };
         let configured = match origin {
             Origin::Config => Some(budget.clone()),
             Origin::Command => self.budgets.get(&budget.name).and_then(|kept| kept.configured.clone()),
@@ -502,19 +568,21 @@ impl Book {
         Ok(())
     }
 
-    /// Moves an amount between parts of every standing that counts calls of `who`: in all of them, or in none.
+    /// Moves an amount of a hold made at `made` between parts of every standing that counts calls of `who`: in all of
+    /// them, or in none.
     fn shift(
         &mut self,
         who: &Who,
+        made: Timestamp,
         from: Option<(Part, Amount)>,
         to: Option<(Part, Amount)>,
     ) -> Result<(), BookError> {
-        let moved = |standing: &Standing| moved(*standing, from, to).ok_or(BookError::Overflow);
-        let total = moved(&self.total)?;
-        let party = moved(self.parties.get(who).unwrap_or(&Standing::default()))?;
+        let total = moved(self.total, from, to).ok_or(BookError::Overflow)?;
+        let party = self.parties.get(who).unwrap_or(&Party::default()).moved(made, from, to)?;
         let mut budgets = Vec::new();
         for (name, kept) in self.budgets.iter().filter(|(_, kept)| kept.budget.scope.covers(who)) {
-            budgets.push((name.clone(), moved(&kept.standing)?));
+            let start = kept.budget.window.start(made);
+            budgets.push((name.clone(), kept.standing.moved(start, from, to)?));
         }
         // After this point it must succeed.
         self.total = total;
@@ -567,7 +635,7 @@ impl Present {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Limit, Scope};
+    use crate::budget::{Limit, Scope, Window};
     use crate::entry::HeldItem;
 
     fn key(number: u8) -> QueryKey {
@@ -674,6 +742,7 @@ mod tests {
             name: "b".into(),
             scope: Scope::default(),
             limit: Limit { calls: Some(calls), ..Limit::default() },
+            window: Window::Forever,
         };
         let mut book = book(&["reserve", "settle"]).unwrap();
         let mut set = |calls, origin| {
@@ -681,7 +750,7 @@ mod tests {
             if let Some(entry) = &entry {
                 book.apply(entry).unwrap();
             }
-            let present = book.present();
+            let present = book.present(Timestamp(0));
             assert_eq!(present.budgets[0].1.settled.calls, 1);
             (entry.is_some(), present.budgets[0].0.limit.calls)
         };
@@ -693,9 +762,64 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_counts_in_the_window_in_which_it_was_made() {
+        let at = |text: &str, hour: u64| Timestamp(text.parse::<Day>().unwrap().start().0 + hour * 3_600_000);
+        let (monday, tuesday, december) = (at("2026-11-30", 23), at("2026-12-01", 1), at("2026-12-31", 9));
+        let budget = |name: &str, calls, window| Budget {
+            name: name.into(),
+            scope: Scope::default(),
+            limit: Limit { calls: Some(calls), ..Limit::default() },
+            window,
+        };
+        let mut book = Book::default();
+        let set = |book: &mut Book, budget, at| {
+            let entry = book.limit(budget, Origin::Command, at).unwrap();
+            book.apply(&entry).unwrap();
+        };
+        set(&mut book, budget("day", 1, Window::Day), monday);
+        set(&mut book, budget("month", 2, Window::Month), monday);
+        let hold = |book: &mut Book, number, at| {
+            let entry = book.reserve(&claim(&[number]), at).map_err(|refused| refused.to_string())?;
+            book.apply(&entry).map_err(|error| error.to_string())
+        };
+        let calls = |book: &Book, at| {
+            let calls = |(budget, standing): (Budget, Standing)| {
+                let Standing { settled, reserved, unknown } = standing;
+                (budget.name, (settled.calls, reserved.calls, unknown.calls))
+            };
+            book.present(at).budgets.into_iter().map(calls).collect::<BTreeMap<_, _>>()
+        };
+        let figures = |day, month| BTreeMap::from([("day".to_owned(), day), ("month".to_owned(), month)]);
+        hold(&mut book, 1, monday).unwrap();
+        let refused = hold(&mut book, 2, monday).unwrap_err();
+        assert!(refused.starts_with(
+            "budget `day` is exhausted for today (UTC): limit 1 calls, settled 0 calls, held 1"
+        ));
+        assert_eq!(calls(&book, monday), figures((0, 1, 0), (0, 1, 0)));
+        // Another day and another month, though nothing was recorded in them: all is left.
+        assert_eq!(calls(&book, tuesday), figures((0, 0, 0), (0, 0, 0)));
+        hold(&mut book, 2, tuesday).unwrap();
+        // Monday's call settles on Tuesday, and counts on Monday.
+        let settled = book.settle(HoldId(1), None, String::new(), tuesday).unwrap();
+        book.apply(&settled).unwrap();
+        assert_eq!(calls(&book, tuesday), figures((0, 1, 0), (0, 1, 0)));
+        hold(&mut book, 3, december).unwrap();
+        let unknown = book.forfeit(HoldId(3), Cause::TimedOut, december).unwrap();
+        book.apply(&unknown).unwrap();
+        assert_eq!(calls(&book, december), figures((0, 0, 1), (0, 1, 1)));
+        assert!(hold(&mut book, 4, december).unwrap_err().contains("`day`"));
+        // Time does not run backwards: a clock that was set back makes no new yesterday.
+        assert!(hold(&mut book, 4, monday).unwrap_err().contains("`day`"));
+        // A limit that is set later counts what its window has seen.
+        set(&mut book, budget("late", 9, Window::Month), december);
+        assert_eq!(calls(&book, december)["late"], (0, 1, 1));
+        assert_eq!(book.total.settled.calls + book.total.reserved.calls + book.total.unknown.calls, 3);
+    }
+
+    #[test]
     fn what_contradicts_the_book_changes_nothing() {
         let mut book = book(&["reserve"]).unwrap();
-        let before = book.present();
+        let before = book.present(Timestamp(0));
         let other = Book::default();
         let mut later = book.entry(Timestamp(0), Fact::Closed);
         later.at = Timestamp(0);
@@ -714,7 +838,7 @@ mod tests {
             book.apply(&Entry { at: Timestamp(5), fact: foreign }),
             Err(BookError::OtherItems(HoldId(1)))
         );
-        assert_eq!(book.present(), before);
+        assert_eq!(book.present(Timestamp(0)), before);
     }
 
     #[test]

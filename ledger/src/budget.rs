@@ -3,11 +3,14 @@
 //! Must not know how spending is stored. Invariant: a refusal carries every figure that it was decided by.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::money::{Amount, Usd};
 use crate::price::{Quote, Unbounded};
+use crate::time::{Day, Timestamp};
 
 /// On whose behalf a call is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,8 +45,21 @@ pub struct Limit {
     pub usd: Option<Usd>,
 }
 
-/// A named limit on the calls of a scope, for ever.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The stretch of time (UTC) that a limit is for. A call counts in the one in which its hold was made, whenever it settles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Window {
+    /// All time.
+    #[default]
+    Forever,
+    /// A day.
+    Day,
+    /// A month of the calendar.
+    Month,
+}
+
+/// A named limit on the calls of a scope in a window.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Budget {
     /// Its name.
     pub name: String,
@@ -51,6 +67,9 @@ pub struct Budget {
     pub scope: Scope,
     /// How much it allows; nothing set means that it was lifted.
     pub limit: Limit,
+    /// For how long it allows that much.
+    #[serde(default)]
+    pub window: Window,
 }
 
 /// What has been committed under a budget or by somebody.
@@ -94,6 +113,8 @@ pub enum Refusal {
         unknown: u64,
         /// What this call would have held.
         needed: u64,
+        /// The window that the figures are of.
+        window: Window,
     },
     /// A budget limits a unit in which the call has no upper bound.
     Unbounded {
@@ -119,6 +140,38 @@ impl Scope {
         matches(&self.teacher, Some(&who.teacher))
             && matches(&self.run, who.run.as_ref())
             && matches(&self.key, who.key.as_ref())
+    }
+}
+
+impl Window {
+    /// Every window.
+    pub const ALL: [Self; 3] = [Self::Forever, Self::Day, Self::Month];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forever => "forever",
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+
+    /// The first day of the window that `at` lies in; of all time, the first day that can be named.
+    pub fn start(self, at: Timestamp) -> Day {
+        match self {
+            Self::Forever => Day::default(),
+            Self::Day => at.day(),
+            Self::Month => at.day().month(),
+        }
+    }
+}
+
+impl FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|window| window.name() == text);
+        found.ok_or_else(|| format!("`{text}` is none of `forever`, `day`, `month`"))
     }
 }
 
@@ -171,6 +224,22 @@ impl Unit {
     }
 }
 
+impl Serialize for Budget {
+    /// As derived; but in JSON a window of all time is left out, as it was before there were others, so that the journal's
+    /// format 1 stays the same to the byte.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let left_out = serializer.is_human_readable() && self.window == Window::Forever;
+        let mut fields = serializer.serialize_struct("Budget", if left_out { 3 } else { 4 })?;
+        fields.serialize_field("name", &self.name)?;
+        fields.serialize_field("scope", &self.scope)?;
+        fields.serialize_field("limit", &self.limit)?;
+        if !left_out {
+            fields.serialize_field("window", &self.window)?;
+        }
+        fields.end()
+    }
+}
+
 impl Budget {
     /// Whether a call with `quote` fits beside what is committed.
     ///
@@ -196,6 +265,7 @@ impl Budget {
                     reserved: unit.of(&standing.reserved),
                     unknown: unit.of(&standing.unknown),
                     needed,
+                    window: self.window,
                 });
             }
         }
@@ -230,9 +300,14 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exhausted { budget, unit, limit, settled, reserved, unknown, needed } => write!(
+            Self::Exhausted { budget, unit, limit, settled, reserved, unknown, needed, window } => write!(
                 f,
-                "budget `{budget}` is exhausted: limit {}, settled {}, held {}, unknown {}; this call would have held {}",
+                "budget `{budget}` is exhausted{}: limit {}, settled {}, held {}, unknown {}; this call would have held {}",
+                match window {
+                    Window::Forever => "",
+                    Window::Day => " for today (UTC)",
+                    Window::Month => " for this month (UTC)",
+                },
                 unit.show(*limit),
                 unit.show(*settled),
                 unit.show(*reserved),
@@ -281,7 +356,7 @@ mod tests {
 
     #[track_caller]
     fn check(limit: Limit, standing: Standing, calls: u64, expected: Result<(), (&str, bool)>) {
-        let budget = Budget { name: "b".into(), scope: Scope::default(), limit };
+        let budget = Budget { name: "b".into(), scope: Scope::default(), limit, window: Window::Forever };
         let found = budget.admit(&standing, &quote(calls)).map_err(|why| (why.to_string(), why.may_pass()));
         assert_eq!(found, expected.map_err(|(text, may_pass)| (text.to_owned(), may_pass)));
     }
@@ -304,6 +379,21 @@ mod tests {
             Err((text, false)),
         );
         check(Limit::default(), standing(u64::MAX, 1, 1), 9, Ok(()));
+    }
+
+    #[test]
+    fn a_window_of_all_time_is_not_written_and_every_window_is_read() {
+        for (window, text) in
+            [(Window::Forever, None), (Window::Day, Some("day")), (Window::Month, Some("month"))]
+        {
+            let limit = Limit { calls: Some(1), ..Limit::default() };
+            let budget = Budget { name: "b".into(), scope: Scope::default(), limit, window };
+            let json = serde_json::to_value(&budget).unwrap();
+            assert_eq!(json.get("window").and_then(|window| window.as_str()), text);
+            assert_eq!(serde_json::from_value::<Budget>(json).unwrap(), budget);
+            let bytes = postcard::to_stdvec(&budget).unwrap();
+            assert_eq!(postcard::from_bytes::<Budget>(&bytes).unwrap(), budget);
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub mod desk;
 
 pub use answer::{Answer, Floats, Record, Signal, Usage};
 pub use book::{Book, BookError, Claim, NotReserved, OpenHold, Present};
-pub use budget::{Budget, Limit, Refusal, Scope, Standing, Unit, Who};
+pub use budget::{Budget, Limit, Refusal, Scope, Standing, Unit, Who, Window};
 pub use desk::live::{Ending, Live, LiveReader, Step};
 pub use desk::order::{Forward, Item, Mode, Order};
 pub use desk::teacher::{Billing, Failure, Reply, Teacher};

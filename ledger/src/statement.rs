@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::answer::Usage;
-use crate::budget::{Budget, Limit, Who};
+use crate::budget::{Budget, Limit, Who, Window};
 use crate::entry::{Cause, Entry, Exchange, Fact, HoldId, SettledItem, Tally};
 use crate::money::{Amount, Usd};
 use crate::price::{Price, PriceDigest};
@@ -89,6 +89,8 @@ pub struct View {
     pub since: Option<Timestamp>,
     /// Only holds made before this moment.
     pub until: Option<Timestamp>,
+    /// The moment whose day and month the budgets of such windows are shown for; none: that of the last entry.
+    pub now: Option<Timestamp>,
 }
 
 /// The second fold.
@@ -97,8 +99,8 @@ pub struct Statement {
     parties: Vec<(Who, String)>,
     party_of: BTreeMap<(Who, String), usize>,
     lines: BTreeMap<HoldId, Line>,
-    /// What each party has committed so far: for the check of limits only.
-    committed: Vec<[i128; 3]>,
+    /// What each party has committed in each window so far (named by [`label`]): for the check of limits only.
+    committed: HashMap<String, BTreeMap<usize, [i128; 3]>>,
     asked: HashMap<HoldId, Asked>,
     held_keys: HashMap<QueryKey, HoldId>,
     answered: BTreeSet<QueryKey>,
@@ -231,13 +233,14 @@ impl Statement {
         let shown = |line: &Line| {
             view.since.is_none_or(|since| line.at >= since) && view.until.is_none_or(|until| line.at < until)
         };
+        let now = view.now.map_or(self.last_at, |now| now.max(self.last_at));
         let (calls, saved) = self.saved(|_| true);
         let mut totals = units(&self.sum(shown));
         totals.insert("saved".into(), json!({"calls": calls, "usd": dollars(saved)}));
         let by: Vec<Value> = if view.by.is_empty() { Vec::new() } else { self.rows(view, shown) };
         json!({
             "totals": totals,
-            "budgets": self.budgets.values().filter(|budget| !budget.limit.is_lifted()).map(|budget| self.budget_json(budget)).collect::<Vec<_>>(),
+            "budgets": self.budgets.values().filter(|budget| !budget.limit.is_lifted()).map(|budget| self.budget_json(budget, now)).collect::<Vec<_>>(),
             "by": by,
             "unknown": self.unknown(shown),
             "overruns": self.overruns,
@@ -274,11 +277,10 @@ impl Statement {
         let index = *self.party_of.entry(party.clone()).or_insert(next);
         if index == next {
             self.parties.push(party);
-            self.committed.push([0; 3]);
         }
         let keys = exchange.items.len() as u64;
         let line = Line { at, party: index, keys, held, outcome: Outcome::UnderWay };
-        self.commit(index, [0; 3], line.counts());
+        self.commit(index, at, [0; 3], line.counts());
         self.lines.insert(id, line);
         for what in self.over_limit(id, &asked.exchange.who) {
             found.push(what);
@@ -287,20 +289,26 @@ impl Statement {
         found.into_iter().for_each(|what| self.find(what));
     }
 
-    fn commit(&mut self, party: usize, before: [i128; 3], after: [i128; 3]) {
-        for (unit, sum) in self.committed[party].iter_mut().enumerate() {
-            *sum += after[unit] - before[unit];
+    fn commit(&mut self, party: usize, made: Timestamp, before: [i128; 3], after: [i128; 3]) {
+        for window in [Window::Forever, Window::Day, Window::Month] {
+            let parties = self.committed.entry(label(window, made)).or_default();
+            for (unit, sum) in parties.entry(party).or_default().iter_mut().enumerate() {
+                *sum += after[unit] - before[unit];
+            }
         }
     }
 
     /// Which limits the newest hold breaks.
     fn over_limit(&self, id: HoldId, who: &Who) -> Vec<String> {
         let mut found = Vec::new();
-        let held = figures(self.lines[&id].held);
+        let Line { held, at, .. } = self.lines[&id];
+        let held = figures(held);
         for budget in self.budgets.values().filter(|budget| covers(budget, who)) {
-            let parties = self.parties.iter().zip(&self.committed);
-            let committed: Vec<_> =
-                parties.filter(|((who, _), _)| covers(budget, who)).map(|(_, sum)| sum).collect();
+            let parties = self.committed.get(&label(budget.window, at)).into_iter().flatten();
+            let committed: Vec<_> = parties
+                .filter(|(party, _)| covers(budget, &self.parties[**party].0))
+                .map(|(_, sum)| sum)
+                .collect();
             for (unit, limit) in limits(&budget.limit).into_iter().enumerate() {
                 let sum: i128 = committed.iter().map(|figures| figures[unit]).sum();
                 let Some(limit) = limit.filter(|limit| held[unit] > 0 && sum > i128::from(*limit)) else {
@@ -400,9 +408,9 @@ impl Statement {
         let line = self.lines.get_mut(&id).expect("it was found");
         let before = line.counts();
         line.outcome = outcome(line);
-        let (party, after, unknown) =
-            (line.party, line.counts(), matches!(line.outcome, Outcome::Unknown(_)));
-        self.commit(party, before, after);
+        let (party, made, after) = (line.party, line.at, line.counts());
+        let unknown = matches!(line.outcome, Outcome::Unknown(_));
+        self.commit(party, made, before, after);
         if let Some(asked) = self.asked.get(&id) {
             for item in &asked.exchange.items {
                 if self.held_keys.get(&item.key) == Some(&id) {
@@ -435,8 +443,12 @@ impl Statement {
         })
     }
 
-    fn budget_json(&self, budget: &Budget) -> Value {
-        let sum = self.sum(|line| covers(budget, &self.parties[line.party].0));
+    fn budget_json(&self, budget: &Budget, now: Timestamp) -> Value {
+        let current = label(budget.window, now);
+        let counts = |line: &Line| {
+            covers(budget, &self.parties[line.party].0) && label(budget.window, line.at) == current
+        };
+        let sum = self.sum(counts);
         let mut limit = Map::new();
         let mut left = Map::new();
         for (unit, figure) in limits(&budget.limit).into_iter().enumerate() {
@@ -455,6 +467,8 @@ impl Statement {
         json!({
             "name": budget.name,
             "scope": budget.scope,
+            "window": budget.window.name(),
+            "period": current,
             "limit": limit,
             "settled": part(sum.settled),
             "reserved": part(sum.reserved),
@@ -542,6 +556,15 @@ impl std::str::FromStr for By {
         let all = [Self::Teacher, Self::Run, Self::Key, Self::Model, Self::Day];
         let found = all.into_iter().find(|by| by.name() == text);
         found.ok_or_else(|| format!("`{text}` is not one of teacher, run, key, model, day"))
+    }
+}
+
+/// Names the window that `at` lies in: a day, a month, or nothing for all time.
+fn label(window: Window, at: Timestamp) -> String {
+    match window {
+        Window::Forever => String::new(),
+        Window::Day => at.day().to_string(),
+        Window::Month => at.day().to_string()[.."YYYY-MM".len()].to_owned(),
     }
 }
 

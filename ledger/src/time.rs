@@ -37,6 +37,12 @@ impl Day {
         Timestamp(u64::from(self.0) * DAY_MS)
     }
 
+    /// The first day of its month.
+    pub fn month(self) -> Self {
+        let (_, _, day) = self.civil();
+        Self(self.0.saturating_sub(u32::try_from(day - 1).unwrap_or(0)))
+    }
+
     /// Year, month (1-12), day (1-31); after Howard Hinnant's `civil_from_days`.
     fn civil(self) -> (u64, u64, u64) {
         let shifted = u64::from(self.0) + 719_468;
@@ -107,6 +113,11 @@ mod tests {
             assert!(text.parse::<Day>().is_err(), "{text}");
         }
         assert_eq!("2026-11-22".parse::<Day>(), Ok(Day(20_779)));
+        for (day, first) in
+            [("2026-11-22", "2026-11-01"), ("2028-02-29", "2028-02-01"), ("1970-01-01", "1970-01-01")]
+        {
+            assert_eq!(day.parse::<Day>().unwrap().month().to_string(), first);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tuition_ledger::{
     Answer, Billing, Budget, Cause, Desk, DeskError, Embedded, Fact, Failure, Forward, InputBound, Item,
     Limit, Live, Mode, Order, Origin, Outcome, OutputBound, Owner, Present, Price, PriceBook, Query,
-    QueryKey, Reply, Scope, Settings, Step, Store, Streamed, Teacher, Timestamp, Unit, Usage, Who,
+    QueryKey, Reply, Scope, Settings, Step, Store, Streamed, Teacher, Timestamp, Unit, Usage, Who, Window,
     read_entries,
 };
 
@@ -154,7 +154,13 @@ async fn scene(script: Script, budgets: &[(&str, Option<&str>, Limit)]) -> Scene
     store.price(price()).await.unwrap();
     for (name, run, limit) in budgets {
         let scope = Scope { run: run.map(str::to_owned), ..Scope::default() };
-        store.limit(Budget { name: (*name).into(), scope, limit: *limit }, Origin::Config).await.unwrap();
+        store
+            .limit(
+                Budget { name: (*name).into(), scope, limit: *limit, window: Window::Forever },
+                Origin::Config,
+            )
+            .await
+            .unwrap();
     }
     let settings = Settings {
         unbudgeted: false,

@@ -1,5 +1,5 @@
 //! Ten thousand simulated histories of a budget: clients, followers, batches, streams cut short, time-outs, late answers,
-//! lowered limits, crashes that lose what was not synced, restarts.
+//! lowered limits, days and months that end, crashes that lose what was not synced, restarts.
 //!
 //! After every step the book, the statement and a model of ten lines agree, and the money rules hold against a teacher
 //! that keeps its own bill. `TUITION_HISTORIES` sets how many run, `TUITION_SEED` which is the first.
@@ -13,20 +13,20 @@ use rand_chacha::ChaCha8Rng;
 use tuition_ledger::{
     Amount, Book, Bound, Budget, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId, InputBound, Limit,
     NotReserved, Origin, OutputBound, Price, QueryKey, Quote, Refusal, Scope, Statement, Timestamp, Usage,
-    Usd, View, Who,
+    Usd, View, Who, Window,
 };
 
 const STEPS: usize = 60;
 
 /// The ten lines: what each hold counts for, and nothing else.
 #[derive(Default)]
-struct Model(BTreeMap<u64, (Who, Amount, char)>);
+struct Model(BTreeMap<u64, (Who, Amount, char, Timestamp)>);
 
 impl Model {
     fn apply(&mut self, entry: &Entry) {
         match &entry.fact {
             Fact::Reserved { hold, exchange, amount, .. } => {
-                self.0.insert(hold.0, (exchange.who.clone(), *amount, 'r'));
+                self.0.insert(hold.0, (exchange.who.clone(), *amount, 'r', entry.at));
             }
             Fact::Settled { hold, fee, .. } => (self.at(*hold).1, self.at(*hold).2) = (*fee, 's'),
             Fact::Forfeited { hold, .. } => self.at(*hold).2 = 'u',
@@ -36,13 +36,13 @@ impl Model {
         }
     }
 
-    fn at(&mut self, hold: HoldId) -> &mut (Who, Amount, char) {
+    fn at(&mut self, hold: HoldId) -> &mut (Who, Amount, char, Timestamp) {
         self.0.get_mut(&hold.0).unwrap()
     }
 
-    fn sum(&self, part: char, covers: impl Fn(&Who) -> bool) -> Amount {
-        let parts = self.0.values().filter(|(who, _, found)| *found == part && covers(who));
-        parts.fold(Amount::ZERO, |sum, (_, amount, _)| sum.checked_add(*amount).unwrap())
+    fn sum(&self, part: char, covers: impl Fn(&Who, Timestamp) -> bool) -> Amount {
+        let parts = self.0.values().filter(|(who, _, found, made)| *found == part && covers(who, *made));
+        parts.fold(Amount::ZERO, |sum, (_, amount, ..)| sum.checked_add(*amount).unwrap())
     }
 }
 
@@ -105,11 +105,14 @@ impl World {
             bill: Amount::ZERO,
             shown: BTreeSet::new(),
             flying: BTreeMap::new(),
-            now: "2026-11-01".parse::<tuition_ledger::Day>().unwrap().start().0,
+            now: "2026-11-28".parse::<tuition_ledger::Day>().unwrap().start().0,
         };
         let entry = world.book.price(price(), world.at()).unwrap();
         world.append(entry);
-        for (name, run) in [("all", None), ("run", Some("a".to_owned()))] {
+        let windows = [Window::Forever, Window::Forever, Window::Day, Window::Month];
+        let budgets =
+            [("all", None), ("run", Some("a".to_owned())), ("day", None), ("month", Some("b".to_owned()))];
+        for ((name, run), window) in budgets.into_iter().zip(windows) {
             let limit = Limit {
                 calls: Some(world.random.random_range(3..25)),
                 tokens: None,
@@ -118,7 +121,8 @@ impl World {
                     .random_bool(0.5)
                     .then(|| Usd::from_nanos(world.random.random_range(1_000_000..9_000_000))),
             };
-            let budget = Budget { name: name.into(), scope: Scope { run, ..Scope::default() }, limit };
+            let budget =
+                Budget { name: name.into(), scope: Scope { run, ..Scope::default() }, limit, window };
             let entry = world.book.limit(budget, Origin::Config, world.at()).unwrap();
             world.append(entry);
         }
@@ -182,7 +186,7 @@ impl World {
                     );
                     assert!(refresh || !self.book.is_settled(key), "rule 8: a known key is bought");
                 }
-                for (budget, standing) in self.book.present().budgets {
+                for (budget, standing) in self.book.present(self.at()).budgets {
                     if !budget.scope.covers(&who) {
                         continue;
                     }
@@ -264,7 +268,7 @@ impl World {
 
     /// A person, or the provider's bill, resolves an unknown hold: honestly.
     fn resolve(&mut self) {
-        let open = self.book.present().open;
+        let open = self.book.present(self.at()).open;
         let Some(open) = open.into_iter().find(|open| open.unknown.is_some()) else { return };
         let entry = self.book.resolve(open.hold, true, "bill".into(), self.at()).unwrap();
         self.append(entry);
@@ -274,7 +278,7 @@ impl World {
     fn change_limit(&mut self) {
         let calls = self.random.random_range(1..40);
         let limit = Limit { calls: Some(calls), ..Limit::default() };
-        let budget = Budget { name: "all".into(), scope: Scope::default(), limit };
+        let budget = Budget { name: "all".into(), scope: Scope::default(), limit, window: Window::Forever };
         if let Some(entry) = self.book.limit(budget, Origin::Command, self.at()) {
             self.append(entry);
             self.sync();
@@ -297,12 +301,20 @@ impl World {
     }
 
     fn check(&self) {
-        let present = self.book.present();
-        let model = |covers: &dyn Fn(&Who) -> bool| ['s', 'r', 'u'].map(|part| self.model.sum(part, covers));
+        let now = self.journal.last().map_or(self.at(), |entry| entry.at.max(self.at()));
+        let present = self.book.present(now);
+        let model = |covers: &dyn Fn(&Who, Timestamp) -> bool| {
+            ['s', 'r', 'u'].map(|part| self.model.sum(part, covers))
+        };
         let total = present.total;
-        assert_eq!([total.settled, total.reserved, total.unknown], model(&|_| true), "book and model");
+        assert_eq!([total.settled, total.reserved, total.unknown], model(&|_, _| true), "book and model");
         for (budget, standing) in &present.budgets {
-            let expected = model(&|who| budget.scope.covers(who));
+            let same_window = |made: Timestamp| match budget.window {
+                Window::Forever => true,
+                Window::Day => made.day() == now.day(),
+                Window::Month => made.day().to_string()[..7] == now.day().to_string()[..7],
+            };
+            let expected = model(&|who, made| budget.scope.covers(who) && same_window(made));
             assert_eq!(
                 [standing.settled, standing.reserved, standing.unknown],
                 expected,
@@ -328,8 +340,8 @@ impl World {
 
     /// Book and statement agree in every figure that both show.
     fn check_statement(&self) {
-        let json = self.statement.to_json(&View::default());
-        let present = self.book.present();
+        let json = self.statement.to_json(&View { now: Some(self.at()), ..View::default() });
+        let present = self.book.present(self.at());
         assert_eq!(json["totals"]["usd"]["settled"], present.total.settled.usd.to_string());
         for ((budget, standing), row) in present.budgets.iter().zip(json["budgets"].as_array().unwrap()) {
             assert_eq!(row["name"], budget.name.as_str());
@@ -353,6 +365,9 @@ fn ten_thousand_histories_keep_the_money_rules() {
             let mut world = World::new(seed);
             for _ in 0..STEPS {
                 world.now = world.now.saturating_add_signed(world.random.random_range(-5..500));
+                if world.random.random_bool(0.1) {
+                    world.now += world.random.random_range(1..40) * 3_600_000;
+                }
                 match world.random.random_range(0..20) {
                     0..=9 => world.ask(),
                     10..=16 => world.answer(),

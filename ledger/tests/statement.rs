@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use tuition_ledger::{
     Amount, Book, Bound, Budget, By, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId, InputBound,
     Limit, Origin, OutputBound, Price, QueryKey, Quote, Scope, Statement, Tally, Timestamp, Usage, Usd, View,
-    Who,
+    Who, Window,
 };
 
 fn usd(text: &str) -> Usd {
@@ -67,7 +67,7 @@ fn history() -> Vec<Entry> {
     let entry = book.price(price(), at(0)).unwrap();
     add(&mut book, entry);
     let limit = Limit { calls: Some(10), tokens: None, usd: Some(usd("0.01")) };
-    let budget = Budget { name: "b".into(), scope: Scope::default(), limit };
+    let budget = Budget { name: "b".into(), scope: Scope::default(), limit, window: Window::Forever };
     let entry = book.limit(budget, Origin::Config, at(0)).unwrap();
     add(&mut book, entry);
     for (number, keys) in [(1, &[1, 2][..]), (2, &[3]), (3, &[4]), (4, &[5]), (5, &[6])] {

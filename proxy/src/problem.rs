@@ -215,7 +215,7 @@ fn refused(refusal: &Refusal, message: String) -> Problem {
     let problem = Problem::new(StatusCode::PAYMENT_REQUIRED, code, message);
     let problem = Problem { never_retry: true, ..problem };
     match refusal {
-        Refusal::Exhausted { budget, unit, limit, settled, reserved, unknown, needed } => {
+        Refusal::Exhausted { budget, unit, limit, settled, reserved, unknown, needed, window } => {
             let figure = |figure: &u64| match unit {
                 Unit::Usd => Usd::from_nanos(*figure).to_string().into(),
                 Unit::Calls | Unit::Tokens => Value::from(*figure),
@@ -228,6 +228,7 @@ fn refused(refusal: &Refusal, message: String) -> Problem {
                 .with("reserved", figure(reserved))
                 .with("unknown", figure(unknown))
                 .with("needed", figure(needed))
+                .with("window", window.name().into())
         }
         Refusal::Unbounded { budget, unit, .. } => {
             problem.with("budget", budget.as_str().into()).with("unit", unit_name(*unit).into())

@@ -328,7 +328,9 @@ fn price(index: usize, table: PriceTable) -> Result<Price, Wrong> {
 
 fn budget(table: BudgetTable, teachers: &[Teacher], keys: &[ClientKey]) -> Result<Budget, Wrong> {
     let key = |name: &str| format!("budget.{}.{name}", table.name);
-    window(table.window.as_deref()).map_err(|reason| (key("window"), reason))?;
+    let window =
+        table.window.as_deref().map(str::parse).transpose().map_err(|reason| (key("window"), reason))?;
+    let window = window.unwrap_or_default();
     let limit = Limit { calls: table.calls, tokens: table.tokens, usd: dollars(key, "usd", table.usd)? };
     if limit.is_lifted() {
         return wrong(format!("budget.{}", table.name), "limits nothing: give `calls`, `tokens` or `usd`");
@@ -341,18 +343,7 @@ fn budget(table: BudgetTable, teachers: &[Teacher], keys: &[ClientKey]) -> Resul
         known("key", client, keys.iter().map(ClientKey::name)).map_err(|reason| (key("key"), reason))?;
     }
     let scope = Scope { teacher: table.teacher, run: table.run, key: table.key };
-    Ok(Budget { name: table.name, scope, limit })
-}
-
-/// Judges a budget's window.
-pub(crate) fn window(window: Option<&str>) -> Result<(), String> {
-    match window {
-        None | Some("forever") => Ok(()),
-        Some(later @ ("day" | "month")) => {
-            Err(format!("`{later}` is not supported yet; budgets are `forever`"))
-        }
-        Some(other) => Err(format!("`{other}` is no window; budgets are `forever`")),
-    }
+    Ok(Budget { name: table.name, scope, limit, window })
 }
 
 fn known<'a>(table: &str, name: &str, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {

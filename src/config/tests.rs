@@ -213,8 +213,8 @@ fn a_value_that_does_not_do_is_named_by_its_key() {
             "tuition.toml: `budget.b`: limits nothing: give `calls`, `tokens` or `usd`",
         ),
         (
-            "[[budget]]\nname = \"b\"\ncalls = 1\nwindow = \"day\"\n".into(),
-            "tuition.toml: `budget.b.window`: `day` is not supported yet; budgets are `forever`",
+            "[[budget]]\nname = \"b\"\ncalls = 1\nwindow = \"week\"\n".into(),
+            "tuition.toml: `budget.b.window`: `week` is none of `forever`, `day`, `month`",
         ),
         (
             format!("{TEACHER}[[budget]]\nname = \"b\"\ncalls = 1\nteacher = \"gtp\"\n"),

@@ -1,6 +1,6 @@
 //! Every message that people read, as a snapshot.
 
-use tuition_ledger::{Billing, Cause, Failure, Usd, Who};
+use tuition_ledger::{Billing, Cause, Failure, Usd, Who, Window};
 
 use super::*;
 
@@ -18,6 +18,7 @@ fn exhausted(unit: Unit, unknown: u64) -> DeskError {
         reserved: 0,
         unknown,
         needed: 500_000_001,
+        window: Window::Forever,
     })
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Clock, Settlement};
 use crate::answer::{Answer, Floats, Position, Signal, TokenLogProbability, Usage};
 use crate::book::Claim;
-use crate::budget::{Budget, Limit, Scope, Who};
+use crate::budget::{Budget, Limit, Scope, Who, Window};
 use crate::entry::{Exchange, HeldItem};
 use crate::price::{Price, Quote};
 use crate::query::{Query, QueryKey};
@@ -103,6 +103,7 @@ pub(crate) fn calls(calls: u64) -> Budget {
         name: "all".into(),
         scope: Scope::default(),
         limit: Limit { calls: Some(calls), ..Limit::default() },
+        window: Window::Forever,
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tuition_ledger::store::open::OpenStore;
 use tuition_ledger::{
     Budget, Clock, Desk, Limit, Mode, Origin, Present, Price, PriceBook, Scope, Settings, Store, Timestamp,
+    Window,
 };
 
 use crate::{
@@ -117,7 +118,7 @@ impl TestServer {
         let store = Arc::clone(&opened.store);
         let usd = setup.usd.map(|usd| usd.parse().unwrap());
         let limit = Limit { calls: setup.calls, tokens: None, usd };
-        let budget = Budget { name: "pilot".into(), scope: Scope::default(), limit };
+        let budget = Budget { name: "pilot".into(), scope: Scope::default(), limit, window: Window::Forever };
         store.limit(budget, Origin::Config).await.unwrap();
         let prices = PriceBook::new(usd.map(|_| price())).unwrap();
         for price in prices.iter() {

@@ -14,7 +14,7 @@ async fn a_spent_budget_is_402_with_every_figure() {
     assert_eq!((refused.status, refused.should_retry.as_str()), (402, "false"));
     let error = json!({"message": "budget `pilot` is exhausted: limit 2 calls, settled 1 calls, held 0 calls, unknown 0 calls; this call would have held 2 calls",
         "code": "budget_exhausted", "type": "insufficient_quota", "param": null, "budget": "pilot", "unit": "calls",
-        "limit": 2, "settled": 1, "reserved": 0, "unknown": 0, "needed": 2});
+        "limit": 2, "settled": 1, "reserved": 0, "unknown": 0, "needed": 2, "window": "forever"});
     assert_eq!(refused.json(), json!({"error": error}));
     let stream = server.chat("c", json!({"n": 2, "stream": true})).await;
     assert_eq!((stream.status, stream.should_retry.as_str()), (402, "false"));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tuition_ledger::{
     Answer, Budget, Clock, Elements, Failure, Limit, Live, OpenStore, Origin, PriceBook, Reply, Row, Scope,
-    Settings, Signal, Store, Tensor, Timestamp, open_store,
+    Settings, Signal, Store, Tensor, Timestamp, Window, open_store,
 };
 
 use super::*;
@@ -106,6 +106,7 @@ async fn opened(folder: &std::path::Path, calls: u64) -> OpenStore {
         name: "b".into(),
         scope: Scope { run: Some("r".into()), ..Scope::default() },
         limit: Limit { calls: Some(calls), ..Limit::default() },
+        window: Window::Forever,
     };
     opened.store.limit(budget, Origin::Command).await.unwrap();
     opened

@@ -16,7 +16,7 @@ use crate::query::QueryKey;
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 
 /// Changes with every change of what is written below or of the book's layout.
-const LAYOUT: &[u8; 8] = b"TUICHK\0\x01";
+const LAYOUT: &[u8; 8] = b"TUICHK\0\x02";
 /// Layout, checksum of all that follows, writer, position.
 const PREFIX_BYTES: usize = 8 + 4 + 16 + 8;
 

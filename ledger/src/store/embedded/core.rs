@@ -282,7 +282,7 @@ impl Core {
     pub(crate) fn present(&self) -> Present {
         let inner = self.lock();
         let unwritable = inner.unwritable.clone().or_else(|| inner.full.clone());
-        Present { unwritable, ..inner.book.present() }
+        Present { unwritable, ..inner.book.present((self.clock)()) }
     }
 
     /// A ticket for everything that is enqueued by now.
