@@ -111,15 +111,16 @@ async fn learn(
     }
     let desk = open::desk(config, opened);
     let mut parts = Vec::new();
-    for ((run, _), questions, calls) in [(LEARN, &pool.learn, calls), (TEST, &pool.test, TEST_CALLS)] {
+    for ((name, _), questions, calls) in [(LEARN, &pool.learn, calls), (TEST, &pool.test, TEST_CALLS)] {
         let questions = &questions[..calls.min(questions.len())];
-        let purchase = purchase::buy(&asked.buyer(&desk, run), questions, interrupt, globals.json).await?;
+        let purchase = purchase::buy(&asked.buyer(&desk, name), questions, interrupt, globals.json).await?;
         if purchase.stopped == Some(Stopped::Interrupted) {
             return Ok(false);
         }
         let reading = Reading {
             input: None,
             output: Some(OUTPUT.to_owned()),
+            least_probability: run.teacher.least_probability,
             gives: Some(Gives::Probabilities),
             seen: Seen::Bytes,
         };

@@ -276,7 +276,8 @@ fn reading(run: &RunConfig, seen: Seen) -> Result<Reading, Trouble> {
     let gives = gives.map_err(|error| {
         Trouble::usage(format!("`teacher.gives`: {error}"), "leave it out to see it from the answers")
     })?;
-    Ok(Reading { input: None, output: run.teacher.output.clone(), gives, seen })
+    let least_probability = run.teacher.least_probability;
+    Ok(Reading { input: None, output: run.teacher.output.clone(), least_probability, gives, seen })
 }
 
 /// What the student is to see: what the data are, else what it is made for.

@@ -11,7 +11,7 @@ use tuition_ledger::{Answer, Elements, Query, QueryKey, Row, Signal as Recorded,
 use crate::example::{Input, PADDING, Target};
 use crate::nearest::nearest;
 
-/// The least probability that an answer's logarithm is taken of; a teacher's own zero is raised to it.
+/// The least probability that an answer's logarithm is taken of, where a run does not say another.
 pub const LEAST_PROBABILITY: f32 = 1e-6;
 /// How far the probabilities of one answer may sum from one.
 const SUM_TOLERANCE: f32 = 1e-2;
@@ -199,11 +199,12 @@ pub fn recorded_output<'a>(
     })
 }
 
-/// Reads what an output gives.
+/// Reads what an output gives. Probabilities below `least` are raised to it before their logarithm is taken, and all are scaled to
+/// sum to one.
 ///
 /// # Errors
 /// When its values are not what they are said to be.
-pub fn target(key: QueryKey, output: &Tensor, gives: Gives) -> Result<Target, QuestionError> {
+pub fn target(key: QueryKey, output: &Tensor, gives: Gives, least: f32) -> Result<Target, QuestionError> {
     let wrong = |reason: String| QuestionError::Gives { key, gives, reason };
     let values = output.elements.to_f32().ok_or_else(|| wrong("it is text".to_owned()))?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
@@ -217,7 +218,7 @@ pub fn target(key: QueryKey, output: &Tensor, gives: Gives) -> Result<Target, Qu
                 let sum: f32 = values.iter().sum();
                 return Err(wrong(format!("its {} values sum to {sum}", values.len())));
             }
-            let raised: Vec<f32> = values.iter().map(|value| value.max(LEAST_PROBABILITY)).collect();
+            let raised: Vec<f32> = values.iter().map(|value| value.max(least)).collect();
             let sum: f32 = raised.iter().sum();
             Ok(Target::LogProbabilities(raised.iter().map(|value| (value / sum).ln()).collect()))
         }
@@ -324,7 +325,8 @@ mod tests {
         assert_eq!(Gives::guess([&probabilities]), Gives::Probabilities);
         assert_eq!(Gives::guess([&probabilities, &logits]), Gives::Logits);
         assert_eq!(Gives::guess([&label]), Gives::Label);
-        let Target::LogProbabilities(logs) = target(key(), &probabilities, Gives::Probabilities).unwrap()
+        let Target::LogProbabilities(logs) =
+            target(key(), &probabilities, Gives::Probabilities, LEAST_PROBABILITY).unwrap()
         else {
             panic!("probabilities give log-probabilities");
         };
@@ -333,12 +335,18 @@ mod tests {
             (sum - 1.0).abs() < 1e-6 && (logs[0] - 0.75_f32.ln()).abs() < 1e-5 && logs[2] < -13.0,
             "{logs:?}"
         );
-        assert_eq!(target(key(), &logits, Gives::Logits).unwrap(), Target::Logits(vec![3.0, -1.0]));
-        assert_eq!(target(key(), &label, Gives::Label).unwrap(), Target::Label(7));
-        let error =
-            target(key(), &logits, Gives::Probabilities).expect_err("3 is no probability").to_string();
+        assert_eq!(
+            target(key(), &logits, Gives::Logits, LEAST_PROBABILITY).unwrap(),
+            Target::Logits(vec![3.0, -1.0])
+        );
+        assert_eq!(target(key(), &label, Gives::Label, LEAST_PROBABILITY).unwrap(), Target::Label(7));
+        let error = target(key(), &logits, Gives::Probabilities, LEAST_PROBABILITY)
+            .expect_err("3 is no probability")
+            .to_string();
         assert!(error.ends_with("does not give probabilities: its 2 values sum to 2"), "{error}");
-        let error = target(key(), &logits, Gives::Label).expect_err("two values are no label").to_string();
+        let error = target(key(), &logits, Gives::Label, LEAST_PROBABILITY)
+            .expect_err("two values are no label")
+            .to_string();
         assert!(error.ends_with("does not give label: it has 2 values"), "{error}");
     }
 

@@ -15,6 +15,7 @@ use crate::export;
 use crate::loss::{Labels, LossConfig};
 use crate::method::MethodConfig;
 use crate::nearest::nearest;
+use crate::question::LEAST_PROBABILITY;
 use crate::report::{self, Report, Row, Spend, make};
 use crate::student::{Built, Student, StudentConfig};
 use crate::train::{Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainError, digests, replace, train};
@@ -41,7 +42,7 @@ pub struct RunConfig {
 }
 
 /// The `[teacher]` table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
     /// The name of a teacher of tuition.toml.
@@ -52,6 +53,13 @@ pub struct TeacherConfig {
     /// What it gives: `probabilities`, `log-probabilities`, `logits` or `label`; seen from the answers where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gives: Option<String>,
+    /// The least probability that a logarithm is taken of: lower ones, a teacher's own zeros among them, are raised to it.
+    #[serde(default = "least_probability")]
+    pub least_probability: f32,
+}
+
+fn least_probability() -> f32 {
+    LEAST_PROBABILITY
 }
 
 /// The `[data]` table.
@@ -201,6 +209,12 @@ impl RunConfig {
             fine,
             format!("{:?}", self.name),
             "letters, digits, `-`, `_` and `.`, for it names a folder",
+        )?;
+        range(
+            "teacher.least_probability",
+            self.teacher.least_probability > 0.0 && self.teacher.least_probability <= 0.1,
+            self.teacher.least_probability.to_string(),
+            "above 0, at most 0.1",
         )?;
         range("budget.calls", self.budget.calls > 0, self.budget.calls.to_string(), "1 or more")?;
         let share = self.budget.validation;

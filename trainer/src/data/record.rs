@@ -14,12 +14,14 @@ use crate::form::{DIALECT, Question};
 use crate::question::{Gives, QuestionError, Seen, recorded_input, recorded_output, target};
 
 /// How recorded rows and answers are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// The input that the student sees; none where rows have only one.
     pub input: Option<String>,
     /// The output that is learnt from; none where answers have only one.
     pub output: Option<String>,
+    /// The least probability that a logarithm is taken of.
+    pub least_probability: f32,
     /// What that output gives; none to see it from all answers.
     pub gives: Option<Gives>,
     /// What the student is to see.
@@ -80,7 +82,7 @@ impl Reading {
 
     fn target(&self, record: &Record, gives: Gives) -> Result<Target, RecordError> {
         let output = recorded_output(record.key, &record.answer, self.output.as_deref())?;
-        Ok(target(record.key, output, gives)?)
+        Ok(target(record.key, output, gives, self.least_probability)?)
     }
 }
 
@@ -215,6 +217,7 @@ mod tests {
     use crate::example::Input;
     use crate::form::Form;
     use crate::port::ElementType;
+    use crate::question::LEAST_PROBABILITY;
 
     fn record(value: f32, dialect: &str, outputs: &[(&str, Elements)]) -> Arc<Record> {
         let form = Form {
@@ -246,7 +249,13 @@ mod tests {
     }
 
     fn reading() -> Reading {
-        Reading { input: None, output: None, gives: None, seen: Seen::Vector }
+        Reading {
+            input: None,
+            output: None,
+            least_probability: LEAST_PROBABILITY,
+            gives: None,
+            seen: Seen::Vector,
+        }
     }
 
     #[test]
