@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a failed test shows what the server said")]
 
 mod bad_input;
+mod demo;
 mod documents;
 mod house;
 mod kill;
