@@ -29,6 +29,8 @@ enum Script {
     Busy(u64),
     /// Refuses for good.
     Reject,
+    /// The first call is refused, unbilled, once the gate opens; every other one is answered.
+    RejectFirst(Arc<Semaphore>),
     /// Breaks off after the bytes left.
     Break,
     Panic,
@@ -84,6 +86,10 @@ impl Teacher for Scripted {
         match &self.script {
             Script::Busy(times) if nth < *times => {
                 return Err(fail(Cause::Status(503), Billing::Unbilled { retry: true, after: None }));
+            }
+            Script::RejectFirst(gate) if nth == 0 => {
+                gate.acquire().await.unwrap().forget();
+                return Err(fail(Cause::Status(400), Billing::Unbilled { retry: false, after: None }));
             }
             Script::Reject => {
                 return Err(fail(Cause::Status(400), Billing::Unbilled { retry: false, after: None }));
@@ -424,6 +430,29 @@ async fn a_call_that_would_fit_waits_for_holds_to_settle() {
         panic!("{refused}")
     };
     assert_eq!((unit, settled, needed), (Unit::Usd, 60_000, 40_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_overtakes_a_call_that_waits() {
+    let gate = Arc::new(Semaphore::new(0));
+    let scene = scene(Script::RejectFirst(Arc::clone(&gate)), &[("b", None, calls(2))]).await;
+    let first = scene.spawn(order(&[1]));
+    scene.until(|present| present.total.reserved.calls == 1).await;
+    let waits = async |count| {
+        while scene.desk.waiting() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let large = scene.spawn(order(&[2, 3]));
+    waits(1).await;
+    // One call would fit beside the hold under way, but then the two that wait would not.
+    let small = scene.spawn(order(&[4]));
+    waits(2).await;
+    gate.add_permits(1);
+    assert!(matches!(first.await.unwrap(), Err(DeskError::Teacher(_))));
+    assert_eq!(large.await.unwrap().unwrap().bought, 2);
+    assert!(matches!(small.await.unwrap(), Err(DeskError::Refused(_))));
+    assert_eq!((scene.desk.waiting(), scene.billed()), (0, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

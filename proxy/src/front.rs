@@ -125,6 +125,7 @@ impl Front {
         Gauges {
             requests: self.proxy.limits.requests.saturating_sub(self.requests.available_permits()),
             calls: self.proxy.desk.under_way(),
+            waiting: self.proxy.desk.waiting(),
             draining: self.is_draining(),
         }
     }

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
 pub(crate) struct Gauges {
     pub(crate) requests: usize,
     pub(crate) calls: usize,
+    pub(crate) waiting: usize,
     pub(crate) draining: bool,
 }
 
@@ -49,6 +50,7 @@ impl Metrics {
         }
         page.one("tuition_requests_in_flight", "gauge", "Requests under way.", gauges.requests);
         page.one("tuition_calls_in_flight", "gauge", "Calls to teachers under way.", gauges.calls);
+        page.one("tuition_calls_waiting", "gauge", "Calls that wait for holds to settle.", gauges.waiting);
         page.one("tuition_draining", "gauge", "Whether no new calls are taken.", u8::from(gauges.draining));
         let writable = u8::from(present.unwritable.is_none());
         page.one("tuition_store_writable", "gauge", "Whether anything can be bought.", writable);

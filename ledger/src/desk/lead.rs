@@ -16,6 +16,7 @@ use crate::book::Claim;
 use crate::desk::live::{Ending, Live};
 use crate::desk::order::{Mode, Order};
 use crate::desk::teacher::{Billing, Failure, Reply, Teacher};
+use crate::desk::turns::Place;
 use crate::desk::{Desk, DeskError};
 use crate::entry::{Cause, Exchange, HeldItem};
 use crate::price::Quote;
@@ -139,29 +140,54 @@ impl Lead {
         }
     }
 
-    /// Makes the hold; waits for holds under way to settle where the call would fit without them.
+    /// Makes the hold; waits its turn for holds under way to settle where the call would fit without them, or where others
+    /// already wait for a budget that covers it: nobody overtakes.
     async fn reserve(&self) -> Result<Reservation, ReserveError> {
-        let mut changes = self.desk.store.changes();
-        let refusal = match self.desk.store.reserve(self.claim()).await {
-            Err(ReserveError::Refused(refusal)) if refusal.may_pass() => refusal,
-            decided => return decided,
-        };
+        let store = &self.desk.store;
+        let mut changes = store.changes();
+        let mut places = self.queues().await?;
+        if places.is_empty() {
+            match store.reserve(self.claim()).await {
+                Err(ReserveError::Refused(refusal)) if refusal.may_pass() => {
+                    places.push(self.desk.turns.join(refusal.budget().unwrap_or_default()));
+                }
+                decided => return decided,
+            }
+        }
         let waiting = async {
-            let turn = self.desk.turn(refusal.budget().unwrap_or_default());
-            let _turn = turn.lock().await;
+            // In the order of the budgets' names, so that two never wait for each other.
+            for place in &mut places {
+                place.turn().await;
+            }
             loop {
-                match self.desk.store.reserve(self.claim()).await {
+                match store.reserve(self.claim()).await {
                     Err(ReserveError::Refused(refusal)) if refusal.may_pass() => {}
                     decided => return decided,
                 }
                 if changes.changed().await.is_err() {
-                    return Err(ReserveError::Refused(refusal.clone()));
+                    return store.reserve(self.claim()).await;
                 }
             }
         };
-        timeout(self.desk.settings.hold_wait, waiting)
-            .await
-            .unwrap_or(Err(ReserveError::Refused(refusal.clone())))
+        match timeout(self.desk.settings.hold_wait, waiting).await {
+            Ok(decided) => decided,
+            // It has waited as long as anybody must.
+            Err(_) => store.reserve(self.claim()).await,
+        }
+    }
+
+    /// Places in the queues of the budgets that cover this call and that others already wait for.
+    async fn queues(&self) -> Result<Vec<Place>, ReserveError> {
+        let awaited = self.desk.turns.awaited();
+        if awaited.is_empty() {
+            return Ok(vec![]);
+        }
+        let present = self.desk.store.present().await.map_err(ReserveError::Store)?;
+        let covers = |name: &String| {
+            let budget = present.budgets.iter().find(|(budget, _)| budget.name == *name);
+            budget.is_some_and(|(budget, _)| budget.scope.covers(&self.order.who))
+        };
+        Ok(awaited.iter().filter(|name| covers(name)).map(|name| self.desk.turns.join(name)).collect())
     }
 
     fn claim(&self) -> Claim {

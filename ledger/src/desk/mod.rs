@@ -8,6 +8,7 @@ pub mod order;
 pub mod live;
 pub mod teacher;
 mod breaker;
+mod turns;
 mod lead;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,6 +29,7 @@ use lead::{Lead, Led};
 use live::{Ending, Live, LiveReader};
 use order::{Mode, Order};
 use teacher::{Failure, Teacher};
+use turns::Turns;
 
 /// How one item was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +135,8 @@ pub struct Desk {
     breaker: Breaker,
     // Which keys this process is asking. Held for look-ups only: deciding who leads must be one step.
     flights: Mutex<HashMap<QueryKey, Arc<Live>>>,
-    // One queue a budget: whoever would fit without the holds under way waits there in turn.
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Whoever would fit without the holds under way waits here in turn.
+    turns: Turns,
     /// Calls under way.
     open: watch::Sender<usize>,
     draining: watch::Sender<bool>,
@@ -178,7 +180,7 @@ impl Desk {
             clock,
             breaker,
             flights: Mutex::default(),
-            turns: Mutex::default(),
+            turns: Turns::default(),
             open: watch::Sender::new(0),
             draining: watch::Sender::new(false),
         })
@@ -309,6 +311,11 @@ impl Desk {
         *self.open.borrow()
     }
 
+    /// Calls that wait for holds under way to settle.
+    pub fn waiting(&self) -> usize {
+        self.turns.waiting()
+    }
+
     fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
@@ -388,11 +395,6 @@ impl Desk {
                 flights.remove(key);
             }
         }
-    }
-
-    fn turn(&self, budget: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(budget.to_owned()).or_default())
     }
 
     fn serve(&self, order: &Order, served: &BTreeMap<QueryKey, ServedItem>) -> Served {
