@@ -12,10 +12,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 use tuition_ledger::{Mode, OpenStore, View};
-use tuition_proxy::{Limits, Proxy, StatementSource};
+use tuition_proxy::{Limits, Proxy, Secret, StatementSource};
 
 use crate::args::Globals;
-use crate::config::Config;
+use crate::config::{self, Config, Given};
 use crate::interrupt::Interrupt;
 use crate::words::{Exit, Trouble};
 use crate::{open, print, record, teachers};
@@ -84,6 +84,7 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
         share: config.serve.share,
         limits: Limits::default(),
         statement: statement(&config.store),
+        alert_url: alert_url(config.serve.alert_url.as_ref())?,
     };
     match globals.json {
         true => print::json(&json!({"listening": format!("http://{address}")})),
@@ -108,6 +109,24 @@ async fn own(config: &Config) -> Result<OpenStore, Trouble> {
         format!("another process owns the store `{}`", config.store.display()),
         "one `tuition serve` at a time owns a store; stop the other one, or give this one another `store.url`",
     ))
+}
+
+/// The webhook of the configuration, or of the variable that it names.
+fn alert_url(given: Option<&Given>) -> Result<Option<Secret>, Trouble> {
+    let variable = match given {
+        None => return Ok(None),
+        Some(Given::Text(url)) => return Ok(Some(Secret::new(url))),
+        Some(Given::Env(variable)) => variable,
+    };
+    let wrong = |why: &str| {
+        Trouble::usage(
+            format!("`serve.alert_url`: the environment variable `{variable}` {why}"),
+            "it holds the webhook's address",
+        )
+    };
+    let url = std::env::var(variable).map_err(|_| wrong("is not set"))?;
+    config::webhook(&url).map_err(|why| wrong(&why))?;
+    Ok(Some(Secret::new(url)))
 }
 
 /// Refuses to let anybody on the network spend.

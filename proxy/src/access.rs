@@ -1,16 +1,40 @@
-//! Who may ask: client keys, compared by their hash in constant time.
+//! Who may ask, and what: client keys, compared by their hash in constant time, and what each is pinned to.
 //!
 //! Must not know HTTP beyond the headers that carry a key. Invariant: no key is kept, printed or forwarded; which of
 //! several keys matched does not show in the time that it took.
 
 use axum::http::HeaderMap;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
+use tuition_ledger::Mode;
 
 /// A client that may ask.
 #[derive(Clone, Debug)]
 pub struct ClientKey {
     name: String,
     hash: [u8; 32],
+    pins: Pins,
+}
+
+/// What a client key may do; nothing set: everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The runs that it may ask for; where there is one, a request need not name it.
+    pub runs: Option<Vec<String>>,
+    /// The teachers that it may ask, known answers of theirs included.
+    pub teachers: Option<Vec<String>>,
+    /// Its mode, where the server's is `Record`; a header can only be stricter.
+    pub mode: Mode,
+}
+
+/// Something that a client key is not pinned to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAllowed {
+    #[error("client key `{key}` may ask for {allowed}, and the request names no run (`x-tuition-run`)")]
+    NoRun { key: String, allowed: String },
+    #[error("client key `{key}` may ask for {allowed}, not for run `{run}`")]
+    Run { key: String, run: String, allowed: String },
+    #[error("client key `{key}` may ask {allowed}, not teacher `{teacher}`")]
+    Teacher { key: String, teacher: String, allowed: String },
 }
 
 /// A text that is no hash of a key.
@@ -29,7 +53,7 @@ impl ClientKey {
     pub fn new(name: impl Into<String>, hash: &str) -> Result<Self, KeyError> {
         let name = name.into();
         match blake3::Hash::from_hex(hash) {
-            Ok(hash) => Ok(Self { name, hash: *hash.as_bytes() }),
+            Ok(hash) => Ok(Self { name, hash: *hash.as_bytes(), pins: Pins::default() }),
             Err(_) => Err(KeyError { name }),
         }
     }
@@ -65,6 +89,46 @@ impl ClientKey {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// The same client, pinned.
+    #[must_use]
+    pub fn pinned(self, pins: Pins) -> Self {
+        Self { pins, ..self }
+    }
+
+    /// The run that pays for a request that names `wanted`.
+    pub(crate) fn run(&self, wanted: Option<String>) -> Result<Option<String>, NotAllowed> {
+        let Some(runs) = &self.pins.runs else { return Ok(wanted) };
+        let (key, allowed) = (self.name.clone(), listed("run", runs));
+        match (wanted, &runs[..]) {
+            (None, [only]) => Ok(Some(only.clone())),
+            (None, _) => Err(NotAllowed::NoRun { key, allowed }),
+            (Some(run), _) if runs.contains(&run) => Ok(Some(run)),
+            (Some(run), _) => Err(NotAllowed::Run { key, run, allowed }),
+        }
+    }
+
+    /// Whether the client may ask `teacher`.
+    pub(crate) fn may_ask(&self, teacher: &str) -> Result<(), NotAllowed> {
+        match &self.pins.teachers {
+            Some(teachers) if !teachers.iter().any(|known| known == teacher) => Err(NotAllowed::Teacher {
+                key: self.name.clone(),
+                teacher: teacher.to_owned(),
+                allowed: listed("teacher", teachers),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The key's own mode.
+    pub(crate) fn mode(&self) -> Mode {
+        self.pins.mode
+    }
+}
+
+fn listed(what: &str, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    format!("{what}{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
 }
 
 /// Whether a web page of another origin sent the request: without keys, a page could spend the money of whoever reads it.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
@@ -11,9 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tuition_ledger::{Billing, Desk, DeskError, Mode};
 
 use crate::access::{self, ClientKey};
+use crate::alert::{self, Alert, Alerts};
 use crate::metrics::{Gauges, Metrics};
-use crate::problem::Problem;
+use crate::problem::{Problem, unit_name};
 use crate::route::Route;
+use crate::teacher::Secret;
+
+/// Budgets are looked at no more often.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes the statement that `/api/statement` shows.
 pub type StatementSource =
@@ -63,12 +69,15 @@ pub struct Proxy {
     pub limits: Limits,
     /// Makes the statement.
     pub statement: StatementSource,
+    /// The webhook that is told when a budget comes near its end.
+    pub alert_url: Option<Secret>,
 }
 
 /// A proxy at work.
 pub(crate) struct Front {
     pub(crate) proxy: Proxy,
     pub(crate) metrics: Metrics,
+    alerts: Alerts,
     requests: Arc<Semaphore>,
     draining: AtomicBool,
 }
@@ -76,7 +85,8 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(proxy: Proxy) -> Arc<Self> {
         let requests = Arc::new(Semaphore::new(proxy.limits.requests));
-        Arc::new(Self { proxy, metrics: Metrics::default(), requests, draining: AtomicBool::new(false) })
+        let (metrics, alerts) = (Metrics::default(), Alerts::default());
+        Arc::new(Self { proxy, metrics, alerts, requests, draining: AtomicBool::new(false) })
     }
 
     /// Lets a request in, until the permit is dropped.
@@ -87,11 +97,11 @@ impl Front {
         Arc::clone(&self.requests).try_acquire_owned().map_err(|_| Problem::busy())
     }
 
-    /// The client's name; none where no keys are asked for.
-    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    /// The client; none where no keys are asked for.
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Option<&ClientKey>, Problem> {
         if !self.proxy.keys.is_empty() {
             let client = access::client(&self.proxy.keys, headers).ok_or_else(Problem::unauthorized)?;
-            return Ok(Some(client.name()));
+            return Ok(Some(client));
         }
         if access::is_cross_site(headers) {
             return Err(Problem::forbidden("a page of another origin may not ask without a client key"));
@@ -99,9 +109,9 @@ impl Front {
         Ok(None)
     }
 
-    /// Whose answers the client is served, where they are not shared.
-    pub(crate) fn owner<'c>(&self, client: Option<&'c str>) -> Option<&'c str> {
-        client.filter(|_| self.proxy.share == Share::Key)
+    /// Whether each client key has answers of its own.
+    pub(crate) fn is_private(&self) -> bool {
+        self.proxy.share == Share::Key
     }
 
     pub(crate) fn drain(&self) {
@@ -112,12 +122,42 @@ impl Front {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Counts a failed call.
+    /// Counts a failed call, and a refusal that shows a budget at its end.
     pub(crate) fn note(&self, error: &DeskError) {
+        if let DeskError::Refused(refusal) = error
+            && let Some(alert) = self.alerts.refused(refusal)
+        {
+            self.raise(&alert);
+        }
         if let DeskError::Teacher(failure) = error {
             let unknown = failure.billing == Billing::Unknown;
             tracing::warn!(teacher = failure.teacher, unknown, "{}", failure.message);
             self.metrics.failure(&failure.teacher, if unknown { "unknown" } else { "unbilled" });
+        }
+    }
+
+    /// Looks at the budgets after every change, at most once a second, for ever.
+    pub(crate) async fn watch_budgets(self: Arc<Self>) {
+        let store = Arc::clone(self.proxy.desk.store());
+        let mut changes = store.changes();
+        loop {
+            changes.borrow_and_update();
+            if let Ok(present) = store.present().await {
+                self.alerts.see(&present).iter().for_each(|alert| self.raise(alert));
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Logs and counts an alert, and sends it on its way; nobody waits for a webhook.
+    fn raise(&self, alert: &Alert) {
+        tracing::warn!("{}", alert.words());
+        self.metrics.alert(&alert.budget, unit_name(alert.unit), alert.level);
+        if let Some(url) = &self.proxy.alert_url {
+            tokio::spawn(alert::send(url.clone(), alert.message()));
         }
     }
 

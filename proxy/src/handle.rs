@@ -12,7 +12,7 @@ use futures::StreamExt;
 
 use crate::dialect::{Operation, Target};
 use crate::front::Front;
-use crate::order::{self, Wish};
+use crate::order::{self, Whose, Wish};
 use crate::problem::Problem;
 use crate::receipt::Receipt;
 use crate::relay;
@@ -39,9 +39,9 @@ async fn handle(
     let permit = front.admit()?;
     let (head, body) = request.into_parts();
     let client = front.authenticate(&head.headers)?;
-    let wish = Wish::read(&head.headers, front.proxy.mode)?;
+    let wish = Wish::read(&head.headers, front.proxy.mode, client)?;
     let body = read(&head.headers, body, front.proxy.limits.body_bytes).await?;
-    let whose = (client, front.owner(client));
+    let whose = Whose { client, private: front.is_private() };
     let made = order::make(&front.proxy.teachers, operation, target, &head.headers, whose, wish, body)?;
     if made.wanted.is_stream() {
         return relay::stream(front, operation, made, permit).await;

@@ -8,6 +8,7 @@ pub mod route;
 pub mod access;
 pub(crate) mod problem;
 pub(crate) mod order;
+pub(crate) mod alert;
 pub(crate) mod metrics;
 pub(crate) mod front;
 pub(crate) mod receipt;
@@ -16,7 +17,7 @@ pub(crate) mod handle;
 pub(crate) mod dashboard;
 pub mod server;
 
-pub use access::{ClientKey, KeyError};
+pub use access::{ClientKey, KeyError, Pins};
 pub use dialect::Api;
 pub use front::{Limits, Proxy, Share, StatementSource};
 pub use route::Route;

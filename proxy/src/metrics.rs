@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     // Held for one addition, never across an await: every request counts itself once at its end.
     requests: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     failures: Mutex<BTreeMap<(String, &'static str), u64>>,
+    alerts: Mutex<BTreeMap<(String, &'static str, u64), u64>>,
 }
 
 /// What is measured elsewhere, at this moment.
@@ -37,6 +38,11 @@ impl Metrics {
         add(&self.failures, (teacher.to_owned(), kind));
     }
 
+    /// Counts an alert.
+    pub(crate) fn alert(&self, budget: &str, unit: &'static str, level: u64) {
+        add(&self.alerts, (budget.to_owned(), unit, level));
+    }
+
     /// The text that Prometheus reads (exposition format 0.0.4).
     pub(crate) fn render(&self, present: &Present, gauges: &Gauges) -> String {
         let mut page = Page(String::new());
@@ -47,6 +53,15 @@ impl Metrics {
         page.head("tuition_teacher_failures_total", "counter", "Calls that a teacher did not answer.");
         for ((teacher, kind), count) in lock(&self.failures).iter() {
             page.line("tuition_teacher_failures_total", &[("teacher", teacher), ("kind", kind)], count);
+        }
+        page.head(
+            "tuition_budget_alerts_total",
+            "counter",
+            "Budgets that reached a level (percent of a limit).",
+        );
+        for ((budget, unit, level), count) in lock(&self.alerts).iter() {
+            let labels = [("budget", budget.as_str()), ("unit", unit), ("level", &level.to_string())];
+            page.line("tuition_budget_alerts_total", &labels, count);
         }
         page.one("tuition_requests_in_flight", "gauge", "Requests under way.", gauges.requests);
         page.one("tuition_calls_in_flight", "gauge", "Calls to teachers under way.", gauges.calls);

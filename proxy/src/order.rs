@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use tuition_ledger::{Forward, Item, Json, Mode, Order, Query, Who};
 
+use crate::access::ClientKey;
 use crate::dialect::{Operation, Presentation, Target};
 use crate::problem::Problem;
 use crate::route::{self, Route};
@@ -31,8 +32,12 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// Reads the headers.
-    pub(crate) fn read(headers: &HeaderMap, server: Mode) -> Result<Self, Problem> {
+    /// Reads the headers; what the client's key is pinned to holds.
+    pub(crate) fn read(
+        headers: &HeaderMap,
+        server: Mode,
+        client: Option<&ClientKey>,
+    ) -> Result<Self, Problem> {
         let text = |name: &'static str, expected: &str| match headers.get(name) {
             None => Ok(None),
             Some(value) => match value.to_str() {
@@ -51,6 +56,8 @@ impl Wish {
             Some(text) => text.parse().map_err(|_| Problem::bad_header(SAMPLE, index))?,
         };
         let modes = "one of record, replay, refresh";
+        let pinned = client.map_or(Mode::Record, ClientKey::mode);
+        let server = stricter(server, pinned).ok_or_else(|| Problem::mode_not_allowed(server, pinned))?;
         let asked = match text(MODE, modes)? {
             None => server,
             Some("record") => Mode::Record,
@@ -58,12 +65,34 @@ impl Wish {
             Some("refresh") => Mode::Refresh,
             Some(_) => return Err(Problem::bad_header(MODE, modes)),
         };
-        // `record` reuses and buys; `replay` takes buying away, `refresh` takes reuse away; nothing gives one back.
-        if asked != server && server != Mode::Record {
+        if stricter(server, asked) != Some(asked) {
             return Err(Problem::mode_not_allowed(server, asked));
         }
-        Ok(Self { run: run.map(str::to_owned), sample, mode: asked })
+        let run = run.map(str::to_owned);
+        let run = match client {
+            Some(client) => client.run(run).map_err(|why| Problem::not_allowed(&why))?,
+            None => run,
+        };
+        Ok(Self { run, sample, mode: asked })
     }
+}
+
+/// The mode in which both hold: `record` reuses and buys; `replay` takes buying away, `refresh` takes reuse away, and
+/// together they leave nothing.
+fn stricter(one: Mode, other: Mode) -> Option<Mode> {
+    match (one, other) {
+        (Mode::Record, mode) | (mode, Mode::Record) => Some(mode),
+        (one, other) => (one == other).then_some(one),
+    }
+}
+
+/// Who asks, and whose answers may be reused.
+#[derive(Clone, Copy)]
+pub(crate) struct Whose<'c> {
+    /// The client; none where no keys are asked for.
+    pub(crate) client: Option<&'c ClientKey>,
+    /// Whether each client key has answers of its own.
+    pub(crate) private: bool,
 }
 
 /// A request that can be put to the desk.
@@ -73,13 +102,13 @@ pub(crate) struct Made<'r> {
     pub(crate) wanted: Presentation,
 }
 
-/// Makes an order of a request. `owner` is whose answers may be reused, where they are not shared.
+/// Makes an order of a request.
 pub(crate) fn make<'r>(
     routes: &'r [Route],
     operation: Operation,
     mut target: Target,
     headers: &HeaderMap,
-    (client, owner): (Option<&str>, Option<&str>),
+    whose: Whose<'_>,
     wish: Wish,
     body: Bytes,
 ) -> Result<Made<'r>, Problem> {
@@ -90,6 +119,9 @@ pub(crate) fn make<'r>(
     let json = Json::parse(&body).map_err(crate::dialect::BadRequest::from)?;
     let model = operation.model(&target, &json)?;
     let route = route::find(routes, api, model).map_err(Problem::unknown_model)?;
+    if let Some(client) = whose.client {
+        client.may_ask(route.teacher.name()).map_err(|why| Problem::not_allowed(&why))?;
+    }
     target.rows = route.rows;
     let asked = operation.read(&target, json, body.len())?;
 
@@ -106,7 +138,8 @@ pub(crate) fn make<'r>(
             forwarded.push(((*name).to_owned(), values.join(", ")));
         }
     }
-    if let Some(owner) = owner {
+    let client = whose.client.map(ClientKey::name);
+    if let Some(owner) = client.filter(|_| whose.private) {
         keyed.insert(OWNER.to_owned(), owner.to_owned());
     }
     let who = Who { teacher: route.teacher.name().to_owned(), run: wish.run, key: client.map(str::to_owned) };

@@ -12,6 +12,7 @@ use tuition_ledger::{
     Billing, Cause, DeskError, Failure, Mode, Quote, Refusal, StoreError, Unbounded, Unit, Usd,
 };
 
+use crate::access::NotAllowed;
 use crate::dialect::openai::stream::MEDIA as STREAM;
 use crate::dialect::{Api, BadRequest, Unreadable, essence};
 
@@ -70,6 +71,10 @@ impl Problem {
 
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(crate) fn not_allowed(why: &NotAllowed) -> Self {
+        Self { never_retry: true, ..Self::new(StatusCode::FORBIDDEN, "key_not_allowed", why.to_string()) }
     }
 
     pub(crate) fn mode_not_allowed(server: Mode, asked: Mode) -> Self {

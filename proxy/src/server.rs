@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tuition_ledger::Mode;
 
 use crate::dashboard;
@@ -70,6 +71,9 @@ pub async fn run(
             let _ = closing.send(());
         }
     };
+    // Ends with this function, however it ends.
+    let mut watching = JoinSet::new();
+    watching.spawn(Arc::clone(&front).watch_budgets());
     let listener = Bounded { listener, places };
     let serving = axum::serve(listener, router(Arc::clone(&front))).with_graceful_shutdown(begin);
     let farewell = async {

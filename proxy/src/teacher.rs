@@ -109,6 +109,11 @@ impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
+
+    /// The value, for sending.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -144,8 +149,7 @@ impl HttpTeacher {
             value.set_sensitive(true);
             headers.insert(header, value);
         }
-        // Fails where another part of the program installed a provider: that one serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        install_cryptography();
         let mut client = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -394,6 +398,12 @@ impl Teacher for HttpTeacher {
             .reply(led.len(), self.settings.rows, &media, body.clone())
             .map_err(|error| evidence(self.failure(Cause::Malformed, Billing::Unknown, error.to_string())))
     }
+}
+
+/// Makes HTTPS possible.
+pub(crate) fn install_cryptography() {
+    // Fails where another part of the program installed a provider: that one serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 fn push(live: &Live, bytes: &[u8]) {

@@ -7,15 +7,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tuition_ledger::{Budget, Limit, Price, PriceBook, Scope, Usd};
-use tuition_proxy::{Api, ClientKey, Share};
+use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, Usd};
+use tuition_proxy::{Api, ClientKey, Pins, Share};
 use tuition_trainer::port::{ElementType, Port};
 use url::Url;
 
 use super::shape::{
     AskTable, BudgetTable, Document, Dollars, KeyTable, PriceTable, ServeTable, TeacherTable,
 };
-use super::{Ask, Config, ConfigError, Header, Serve, Teacher, TeacherKind};
+use super::{Ask, Config, ConfigError, Given, Serve, Teacher, TeacherKind};
 use crate::nearest::nearest;
 
 /// The longest name of anything.
@@ -52,7 +52,8 @@ fn build(folder: &Path, document: Document) -> Result<Config, Wrong> {
     }
     let teachers: Vec<Teacher> =
         document.teacher.into_iter().map(|table| teacher(folder, table)).collect::<Result<_, _>>()?;
-    let keys: Vec<ClientKey> = document.key.iter().map(client_key).collect::<Result<_, _>>()?;
+    let keys: Vec<ClientKey> =
+        document.key.iter().map(|table| client_key(table, &teachers)).collect::<Result<_, _>>()?;
     let prices = document
         .price
         .into_iter()
@@ -112,7 +113,18 @@ fn serve(table: &ServeTable) -> Result<Serve, Wrong> {
     if hold_wait_s > SECONDS_MAX {
         return wrong("serve.hold_wait_s", format!("{hold_wait_s} is more than {SECONDS_MAX} (a day)"));
     }
+    let alert_url = match table.alert_url.as_deref() {
+        None => None,
+        Some(text) => Some(match text.strip_prefix("env:") {
+            Some(name) => Given::Env(variable("serve.alert_url", name.to_owned())?),
+            None => {
+                webhook(text).map_err(|reason| ("serve.alert_url".to_owned(), reason))?;
+                Given::Text(text.to_owned())
+            }
+        }),
+    };
     Ok(Serve {
+        alert_url,
         listen,
         share,
         unbudgeted: table.unbudgeted.unwrap_or(false),
@@ -223,6 +235,14 @@ fn ask(key: &str, table: AskTable) -> Result<Ask, Wrong> {
     Ok(Ask { model: table.model, input, outputs: table.outputs })
 }
 
+/// Judges a webhook's address, which is often a secret: the reason does not repeat it.
+pub(crate) fn webhook(text: &str) -> Result<(), String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(()),
+        Ok(_) | Err(_) => Err("is no http or https URL".to_owned()),
+    }
+}
+
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -250,7 +270,7 @@ fn variable(key: &str, name: String) -> Result<String, Wrong> {
 fn headers(
     key: &str,
     table: std::collections::BTreeMap<String, String>,
-) -> Result<Vec<(String, Header)>, Wrong> {
+) -> Result<Vec<(String, Given)>, Wrong> {
     let mut found = Vec::new();
     for (name, value) in table {
         let key = format!("{key}.{name}");
@@ -262,24 +282,40 @@ fn headers(
             return wrong(key, "headers of tuition itself are not sent to a teacher");
         }
         let value = match value.strip_prefix("env:") {
-            Some(variable_name) => Header::Env(variable(&key, variable_name.to_owned())?),
+            Some(variable_name) => Given::Env(variable(&key, variable_name.to_owned())?),
             None if value.chars().any(char::is_control) => {
                 return wrong(key, "holds a control character");
             }
-            None => Header::Text(value),
+            None => Given::Text(value),
         };
         found.push((name.to_ascii_lowercase(), value));
     }
     Ok(found)
 }
 
-fn client_key(table: &KeyTable) -> Result<ClientKey, Wrong> {
-    ClientKey::new(&table.name, &table.hash).or_else(|_| {
-        wrong(
-            format!("key.{}.hash", table.name),
-            format!("is not the 64 hex digits that `tuition key new {}` prints", table.name),
-        )
-    })
+fn client_key(table: &KeyTable, teachers: &[Teacher]) -> Result<ClientKey, Wrong> {
+    let key = |name: &str| format!("key.{}.{name}", table.name);
+    let client = ClientKey::new(&table.name, &table.hash).or_else(|_| {
+        wrong(key("hash"), format!("is not the 64 hex digits that `tuition key new {}` prints", table.name))
+    })?;
+    for (name, pinned) in [("runs", &table.runs), ("teachers", &table.teachers)] {
+        if pinned.as_ref().is_some_and(Vec::is_empty) {
+            return wrong(key(name), "is empty: the key could ask for nothing; leave it out to allow all");
+        }
+    }
+    for teacher in table.teachers.iter().flatten() {
+        known("teacher", teacher, teachers.iter().map(|teacher| teacher.name.as_str()))
+            .map_err(|reason| (key("teachers"), reason))?;
+    }
+    let mode = match table.mode.as_deref() {
+        None | Some("record") => Mode::Record,
+        Some("replay") => Mode::Replay,
+        Some("refresh") => Mode::Refresh,
+        Some(other) => {
+            return wrong(key("mode"), format!("`{other}` is none of `record`, `replay`, `refresh`"));
+        }
+    };
+    Ok(client.pinned(Pins { runs: table.runs.clone(), teachers: table.teachers.clone(), mode }))
 }
 
 fn dollars(key: impl Fn(&str) -> String, name: &str, text: Option<Dollars>) -> Result<Option<Usd>, Wrong> {

@@ -6,6 +6,8 @@
 mod check;
 mod shape;
 
+pub(crate) use check::webhook;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub(crate) struct Serve {
     pub(crate) unbudgeted: bool,
     /// How long a call waits for holds to settle.
     pub(crate) hold_wait: Duration,
+    /// The webhook that is told when a budget comes near its end.
+    pub(crate) alert_url: Option<Given>,
 }
 
 /// One teacher.
@@ -85,7 +89,7 @@ pub(crate) enum TeacherKind {
         /// The variable that holds its secret.
         key_env: Option<String>,
         /// Headers that are sent along.
-        headers: Vec<(String, Header)>,
+        headers: Vec<(String, Given)>,
         /// What `label` and `train` ask of it.
         ask: Box<Ask>,
     },
@@ -107,9 +111,9 @@ pub(crate) struct Ask {
     pub(crate) outputs: Vec<String>,
 }
 
-/// The value of a header.
+/// A value that may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Header {
+pub(crate) enum Given {
     /// As it stands in the file.
     Text(String),
     /// The value of this variable.
@@ -247,8 +251,8 @@ impl Teacher {
         let mut values = Vec::with_capacity(headers.len());
         for (name, value) in headers {
             let value = match value {
-                Header::Text(text) => text.clone(),
-                Header::Env(variable) => read(variable)?,
+                Given::Text(text) => text.clone(),
+                Given::Env(variable) => read(variable)?,
             };
             values.push((name.clone(), value));
         }

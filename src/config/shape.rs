@@ -40,6 +40,7 @@ pub(super) struct ServeTable {
     pub(super) share: Option<String>,
     pub(super) unbudgeted: Option<bool>,
     pub(super) hold_wait_s: Option<u64>,
+    pub(super) alert_url: Option<String>,
 }
 
 /// `[[teacher]]`
@@ -112,6 +113,9 @@ pub(super) struct PriceTable {
 pub(super) struct KeyTable {
     pub(super) name: String,
     pub(super) hash: String,
+    pub(super) runs: Option<Vec<String>>,
+    pub(super) teachers: Option<Vec<String>>,
+    pub(super) mode: Option<String>,
 }
 
 /// An amount of dollars as a text; a number is refused, since it would have passed through a float.

@@ -15,6 +15,10 @@ fn check(text: &str, expected: &str) {
     assert_eq!(crate::words::one_line(&error), expected, "{text}");
 }
 
+fn pinned(pin: &str) -> String {
+    format!("[[key]]\nname = \"a\"\nhash = \"{}\"\n{pin}\n", "0".repeat(64))
+}
+
 #[test]
 fn what_a_data_set_asks_is_judged() {
     let table = |ask: &str| {
@@ -245,6 +249,22 @@ fn a_value_that_does_not_do_is_named_by_its_key() {
         (
             "[[key]]\nname = \"alice\"\nhash = \"abc\"\n".into(),
             "tuition.toml: `key.alice.hash`: is not the 64 hex digits that `tuition key new alice` prints",
+        ),
+        (
+            "[serve]\nalert_url = \"hooks.example/T0\"\n".into(),
+            "tuition.toml: `serve.alert_url`: is no http or https URL",
+        ),
+        (
+            pinned("runs = []"),
+            "tuition.toml: `key.a.runs`: is empty: the key could ask for nothing; leave it out to allow all",
+        ),
+        (
+            format!("{TEACHER}{}", pinned("teachers = [\"gtp\"]")),
+            "tuition.toml: `key.a.teachers`: there is no [[teacher]] of the name `gtp`; did you mean `gpt`?",
+        ),
+        (
+            pinned("mode = \"read\""),
+            "tuition.toml: `key.a.mode`: `read` is none of `record`, `replay`, `refresh`",
         ),
     ] {
         check(&text, expected);

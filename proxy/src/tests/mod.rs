@@ -25,7 +25,7 @@ use tuition_ledger::{
 };
 
 use crate::{
-    Api, ClientKey, HttpSettings, HttpTeacher, Limits, Proxy, Route, Secret, ServeError, Share, run,
+    Api, ClientKey, HttpSettings, HttpTeacher, Limits, Pins, Proxy, Route, Secret, ServeError, Share, run,
 };
 use upstream::Upstream;
 
@@ -35,6 +35,8 @@ struct Setup {
     usd: Option<&'static str>,
     mode: Mode,
     keys: Vec<&'static str>,
+    pins: Pins,
+    alert_url: Option<String>,
     share: Share,
     models: Vec<&'static str>,
     body_bytes: usize,
@@ -49,6 +51,8 @@ impl Default for Setup {
             usd: None,
             mode: Mode::Record,
             keys: vec![],
+            pins: Pins::default(),
+            alert_url: None,
             share: Share::All,
             models: vec!["*"],
             body_bytes: 1 << 20,
@@ -68,7 +72,7 @@ struct TestServer {
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<Result<(), ServeError>>>,
     _opened: OpenStore,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn clock() -> Clock {
@@ -142,11 +146,12 @@ impl TestServer {
                 route(&setup, &upstream, Api::OpenAi, "gpt"),
                 route(&setup, &upstream, Api::OpenInference, "digits"),
             ],
-            keys: keys.collect::<Result<_, _>>().unwrap(),
+            keys: keys.map(|key| key.unwrap().pinned(setup.pins.clone())).collect(),
             mode: setup.mode,
             share: setup.share,
             limits: Limits { body_bytes: setup.body_bytes, ..Limits::default() },
             statement: Arc::new(statement),
+            alert_url: setup.alert_url.clone().map(Secret::new),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -163,7 +168,7 @@ impl TestServer {
             stop: Some(stop),
             running: Some(running),
             _opened: opened,
-            _folder: folder,
+            folder,
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tuition_ledger::Mode;
 
 use super::{Reply, Setup, TestServer, chat};
-use crate::Share;
+use crate::{Pins, Share};
 
 #[tokio::test]
 async fn a_spent_budget_is_402_with_every_figure() {
@@ -83,6 +83,50 @@ async fn a_client_key_opens_the_door_and_goes_no_further() {
         assert!(!sent.iter().any(|name| name.starts_with("x-tuition") || *name == "x-api-key"), "{sent:?}");
     });
     assert_eq!((server.get("/metrics").await.status, server.get("/healthz").await.status), (401, 200));
+}
+
+#[tokio::test]
+async fn a_key_does_what_it_is_pinned_to() {
+    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    let key = ("x-api-key", "key-of-alice");
+    let start =
+        async |pins: Pins| TestServer::start(Setup { keys: vec!["alice"], pins, ..Setup::default() }).await;
+    let ask = async |server: &TestServer, headers: &[(&str, &str)], expected: (u16, &str)| {
+        let headers = [&[key], headers].concat();
+        let reply = server.post("/v1/chat/completions", &headers, &chat("a", json!({}))).await;
+        let error = reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert_eq!((reply.status, error.as_str()), expected);
+        if reply.status == 403 {
+            assert_eq!(reply.should_retry, "false");
+        }
+    };
+
+    let server = start(Pins { runs: names(&["r"]), ..Pins::default() }).await;
+    ask(&server, &[], (200, "")).await;
+    // Reading asks the store's owner how far it is durable: not on the thread that the owner runs on.
+    let store = server.folder.path().join("store");
+    let paid =
+        tokio::task::spawn_blocking(move || tuition_ledger::records_of_run(&store, "r").unwrap().count());
+    assert_eq!(paid.await.unwrap(), 1, "the only run that the key may ask for pays");
+    ask(&server, &[("x-tuition-run", "s")], (403, "client key `alice` may ask for run `r`, not for run `s`"))
+        .await;
+    let server = start(Pins { runs: names(&["r", "s"]), ..Pins::default() }).await;
+    let none = "client key `alice` may ask for runs `r`, `s`, and the request names no run (`x-tuition-run`)";
+    ask(&server, &[], (403, none)).await;
+    ask(&server, &[("x-tuition-run", "s")], (200, "")).await;
+
+    let server = start(Pins { teachers: names(&["digits"]), ..Pins::default() }).await;
+    ask(&server, &[], (403, "client key `alice` may ask teacher `digits`, not teacher `gpt`")).await;
+    assert_eq!(server.upstream.calls(), 0);
+
+    let server = start(Pins { mode: Mode::Replay, ..Pins::default() }).await;
+    let reply = server.post("/v1/chat/completions", &[key], &chat("a", json!({}))).await;
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (409, &json!("not_recorded")));
+    let reply = server
+        .post("/v1/chat/completions", &[key, ("x-tuition-mode", "record")], &chat("a", json!({})))
+        .await;
+    assert_eq!((reply.status, &reply.json()["error"]["code"]), (403, &json!("mode_not_allowed")));
+    assert_eq!(server.upstream.calls(), 0);
 }
 
 #[tokio::test]

@@ -1,7 +1,13 @@
 //! What a server does beside answering: health, figures, model lists, the drain.
 
-use serde_json::json;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedSender;
 use tuition_ledger::Mode;
 
 use super::{Setup, TestServer};
@@ -33,6 +39,40 @@ async fn health_figures_and_the_page_are_there() {
     assert_eq!(server.get("/api/statement").await.json()["totals"]["calls"]["settled"], 7);
     let page = server.get("/").await;
     assert!(page.media.starts_with("text/html") && page.body.contains("api/statement"));
+}
+
+#[tokio::test]
+async fn a_budget_near_its_end_is_said_once() {
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let hook = |State(told): State<UnboundedSender<Value>>, body: String| async move {
+        told.send(serde_json::from_str(&body).unwrap()).unwrap();
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook?secret=1", listener.local_addr().unwrap());
+    let hook = Router::new().route("/hook", post(hook)).with_state(told);
+    tokio::spawn(axum::serve(listener, hook).into_future());
+    let server = TestServer::start(Setup { calls: Some(5), alert_url: Some(url), ..Setup::default() }).await;
+    for question in ["a", "b", "c", "d"] {
+        assert_eq!(server.chat(question, json!({})).await.status, 200);
+    }
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(20), hears.recv()).await.unwrap().unwrap();
+    let first = next().await;
+    let text = "tuition: budget `pilot` is at 80 %: 4 calls of 5 calls are committed";
+    assert_eq!((&first["text"], &first["level"]), (&json!(text), &json!(80)));
+    // A refused call shows the end of a budget at once.
+    assert_eq!(server.chat("e", json!({"n": 2})).await.status, 402);
+    assert_eq!(server.chat("f", json!({})).await.status, 200);
+    assert_eq!(server.chat("g", json!({})).await.status, 402);
+    assert_eq!(server.chat("h", json!({})).await.status, 402);
+    let second = next().await;
+    assert_eq!((&second["level"], &second["unit"]), (&json!(100), &json!("calls")));
+    let metrics = server.get("/metrics").await.body;
+    for level in [80, 100] {
+        let line =
+            format!("tuition_budget_alerts_total{{budget=\"pilot\",unit=\"calls\",level=\"{level}\"}} 1");
+        assert!(metrics.lines().any(|found| found == line), "{line}\n{metrics}");
+    }
 }
 
 #[tokio::test]
