@@ -7,6 +7,7 @@ mod bad_input;
 mod demo;
 mod documents;
 mod house;
+mod interrupt;
 mod kill;
 mod loop_closed;
 mod money;

@@ -13,7 +13,7 @@ pub(crate) use embeddings::vector;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -208,9 +208,15 @@ async fn embed(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes) -
     desk.serve(headers, &texts.join("\n"), || embeddings::answer(&request)).await
 }
 
-async fn infer_rows(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes) -> Response {
+/// A model that is named after a mischief behaves so: rows of numbers hold no words.
+async fn infer_rows(
+    State(desk): State<Arc<Desk>>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let request = parse(&body);
-    desk.serve(headers, "", || infer::answer(&request)).await
+    desk.serve(headers, &format!("[{model}]"), || infer::answer(&request)).await
 }
 
 /// FNV-1a: the same pseudo-random number for the same text, in every run.
