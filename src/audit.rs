@@ -33,10 +33,10 @@ pub(crate) struct AuditArgs {
 }
 
 pub(crate) fn run(args: &AuditArgs, globals: &Globals) -> Result<Exit, Trouble> {
-    let folder = globals.config()?.store;
+    let store = globals.config()?.store;
     let statement = match args.verify {
-        true => record::verified(&folder)?,
-        false => record::statement(&folder)?,
+        true => record::verified(&store)?,
+        false => record::statement(&store)?,
     };
     let view = View { by: args.by.clone(), since: args.since, until: args.until, now: Some(clock()()) };
     let stated = statement.to_json(&view);

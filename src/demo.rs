@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tuition_ledger::{Budget, Limit, OpenStore, Origin, Scope, View, Window, records_of_run};
+use tuition_ledger::{
+    Budget, Limit, OpenError, OpenStore, Origin, Scope, StoreUrl, View, Window, records_of_run,
+};
 use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{Reading, answered, set_aside};
 use tuition_trainer::data::{Collected, Raw, files as sources};
@@ -201,7 +203,7 @@ async fn teach(
 }
 
 /// The calls that both runs have paid for.
-fn spent(store: &Path) -> Result<u64, Trouble> {
+fn spent(store: &StoreUrl) -> Result<u64, Trouble> {
     let mut calls = 0;
     for (run, _) in [LEARN, TEST] {
         for recorded in records_of_run(store, run)? {
@@ -220,7 +222,7 @@ fn settings() -> String {
 }
 
 /// A digest of every answer that both runs have bought.
-fn digest(store: &Path) -> Result<String, Trouble> {
+fn digest(store: &StoreUrl) -> Result<String, Trouble> {
     let mut answers = Vec::new();
     for (run, _) in [LEARN, TEST] {
         for recorded in records_of_run(store, run)? {
@@ -238,16 +240,16 @@ fn digest(store: &Path) -> Result<String, Trouble> {
 }
 
 /// What a finished demo with the same settings and the same record left behind.
-fn finished(store: &Path, folder: &Path) -> Result<Option<Value>, Trouble> {
+fn finished(store: &StoreUrl, folder: &Path) -> Result<Option<Value>, Trouble> {
     let Some(done) = read(&folder.join(DONE)) else { return Ok(None) };
     if done["settings"] != settings().as_str() || !folder.join("report.json").is_file() {
         return Ok(None);
     }
     // A record that cannot be read is an error of the demo itself, unless there is none yet.
-    if !store.exists() {
-        return Ok(None);
+    match digest(store) {
+        Err(Trouble::Open(OpenError::Absent(_))) => Ok(None),
+        found => Ok((done["record"] == found?.as_str()).then_some(done)),
     }
-    Ok((done["record"] == digest(store)?.as_str()).then_some(done))
 }
 
 fn read(path: &PathBuf) -> Option<Value> {
@@ -255,7 +257,7 @@ fn read(path: &PathBuf) -> Option<Value> {
 }
 
 /// Prints quality and statement.
-fn show(globals: &Globals, store: &Path, folder: &Path, done: &Value) -> Result<(), Trouble> {
+fn show(globals: &Globals, store: &StoreUrl, folder: &Path, done: &Value) -> Result<(), Trouble> {
     let path = folder.join("report.json");
     let report =
         read(&path).ok_or_else(|| Trouble::failed(format!("`{}` cannot be read", path.display())))?;

@@ -3,7 +3,7 @@
 //! Must not change or ask anything. Invariant: one thing that is wrong does not hide the next.
 
 use serde_json::{Value, json};
-use tuition_ledger::{View, read_entries};
+use tuition_ledger::{OpenError, View, read_entries};
 
 use crate::args::Globals;
 use crate::config::{Config, Teacher, TeacherKind};
@@ -100,20 +100,21 @@ fn configuration(config: &Config) -> String {
 }
 
 fn store(config: &Config) -> Result<String, Trouble> {
-    let folder = config.store.display();
-    if !config.store.join("journal").exists() && !config.store.exists() {
-        return Ok(format!("{folder}: not made yet"));
-    }
-    let owned = if read_entries(&config.store)?.is_owned() { "a process owns it" } else { "nobody owns it" };
-    let stated = record::verified(&config.store)?.to_json(&View::default());
+    let store = &config.store;
+    let is_owned = match read_entries(store) {
+        Err(OpenError::Absent(_)) => return Ok(format!("{store}: not made yet")),
+        found => found?.is_owned(),
+    };
+    let owned = if is_owned { "a process owns it" } else { "nobody owns it" };
+    let stated = record::verified(store)?.to_json(&View::default());
     let discrepancies = stated["discrepancies"].as_array().map_or(0, Vec::len);
     if discrepancies > 0 {
         return Err(Trouble::usage(
-            format!("{folder}: {discrepancies} discrepancies"),
+            format!("{store}: {discrepancies} discrepancies"),
             "`tuition audit --verify` lists them",
         ));
     }
-    Ok(format!("{folder}: {} entries, the chain holds, {owned}", stated["entries"]))
+    Ok(format!("{store}: {} entries, the chain holds, {owned}", stated["entries"]))
 }
 
 fn teacher(teacher: &Teacher) -> Result<String, Trouble> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tuition_ledger::{
-    DeskError, OpenError, OpenStore, QueryKey, Quote, Record, Recorded, Unbounded, Usd, records,
+    DeskError, OpenError, OpenStore, QueryKey, Quote, Record, Recorded, StoreUrl, Unbounded, Usd, records,
     records_of_run,
 };
 use tuition_trainer::acquire::{self, Pool, Stopped};
@@ -302,7 +302,7 @@ fn collect(data: &DataConfig, place: &Path) -> Result<tuition_trainer::data::Col
 }
 
 /// The answers that a run may learn from without asking, the latest under each key.
-fn known(store: &Path, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Record>>, Trouble> {
+fn known(store: &StoreUrl, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Record>>, Trouble> {
     let of_run = run.data.run.as_deref().filter(|_| run.data.source == Source::Record);
     let found = match of_run {
         Some(name) => records_of_run(store, name),
@@ -311,9 +311,7 @@ fn known(store: &Path, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Record>>
     let found = match found {
         Ok(found) => found,
         // No store yet: nothing is known.
-        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(HashMap::new());
-        }
+        Err(OpenError::Absent(_)) => return Ok(HashMap::new()),
         Err(error) => return Err(error.into()),
     };
     let mut known = HashMap::new();

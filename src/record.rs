@@ -3,13 +3,10 @@
 //! Must not lock or change anything. Invariant: what is read is durable; damage is an error (or, where it was asked for,
 //! a discrepancy), never an early end.
 
-use std::io::ErrorKind;
-use std::path::Path;
-
 use serde_json::Value;
 use tuition_ledger::{
-    Amount, Book, Discrepancy, Entries, JournalError, OpenError, Present, Standing, Statement, Timestamp,
-    Unit, Usd, View, read_entries, records,
+    Amount, Book, Discrepancy, Entries, OpenError, Present, ReadError, Standing, Statement, StoreUrl,
+    Timestamp, Unit, Usd, View, read_entries, records,
 };
 
 use crate::config::Config;
@@ -17,28 +14,21 @@ use crate::open;
 use crate::words::Trouble;
 
 /// The entries of a store; none where there is no store yet.
-fn entries(folder: &Path) -> Result<Option<Entries>, OpenError> {
-    match read_entries(folder) {
+fn entries(store: &StoreUrl) -> Result<Option<Entries>, OpenError> {
+    match read_entries(store) {
         Ok(entries) => Ok(Some(entries)),
-        Err(OpenError::Io { source, .. }) if source.kind() == ErrorKind::NotFound && is_absent(folder) => {
-            Ok(None)
-        }
+        Err(OpenError::Absent(_)) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Whether nothing of a store is there: a store without its journal has lost its record.
-fn is_absent(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(true, |mut found| found.next().is_none())
 }
 
 /// The statement of the whole record.
 ///
 /// # Errors
 /// The record cannot be read.
-pub(crate) fn statement(folder: &Path) -> Result<Statement, OpenError> {
+pub(crate) fn statement(store: &StoreUrl) -> Result<Statement, OpenError> {
     let mut statement = Statement::default();
-    for read in entries(folder)?.into_iter().flatten() {
+    for read in entries(store)?.into_iter().flatten() {
         statement.add(&read?.entry);
     }
     Ok(statement)
@@ -49,9 +39,9 @@ pub(crate) fn statement(folder: &Path) -> Result<Statement, OpenError> {
 ///
 /// # Errors
 /// The record cannot be opened at all.
-pub(crate) fn verified(folder: &Path) -> Result<Statement, OpenError> {
+pub(crate) fn verified(store: &StoreUrl) -> Result<Statement, OpenError> {
     let (mut statement, mut book) = (Statement::default(), Book::default());
-    let Some(entries) = entries(folder)? else { return Ok(statement) };
+    let Some(entries) = entries(store)? else { return Ok(statement) };
     let mut number = 0;
     for read in entries {
         let read = match read {
@@ -70,7 +60,7 @@ pub(crate) fn verified(folder: &Path) -> Result<Statement, OpenError> {
     for what in differences(&book.present(Timestamp::default()), &statement.to_json(&View::default())) {
         statement.report(Discrepancy { entry: number, what });
     }
-    for recorded in records(folder)? {
+    for recorded in records(store)? {
         match recorded {
             Ok(recorded) if recorded.record.query.key() != recorded.record.key => {
                 let what = format!("the answer under key {} is to another question", recorded.record.key);
@@ -89,12 +79,8 @@ pub(crate) fn verified(folder: &Path) -> Result<Statement, OpenError> {
     Ok(statement)
 }
 
-fn damage(entry: u64, error: &JournalError) -> Discrepancy {
-    let entry = match error {
-        JournalError::Corrupt { number, .. } => *number,
-        _ => entry,
-    };
-    Discrepancy { entry, what: error.to_string() }
+fn damage(entry: u64, error: &ReadError) -> Discrepancy {
+    Discrepancy { entry: error.entry().unwrap_or(entry), what: error.to_string() }
 }
 
 /// Where book and statement, which share no code, do not agree.

@@ -4,14 +4,13 @@
 //! the loopback address only; standard output carries one line, the address.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
-use tuition_ledger::{Mode, OpenStore, View};
+use tuition_ledger::{Mode, OpenStore, StoreUrl, View};
 use tuition_proxy::{Limits, Proxy, Secret, StatementSource};
 
 use crate::args::Globals;
@@ -106,7 +105,7 @@ async fn own(config: &Config) -> Result<OpenStore, Trouble> {
         return Ok(opened);
     }
     Err(Trouble::usage(
-        format!("another process owns the store `{}`", config.store.display()),
+        format!("another process owns the store `{}`", config.store),
         "one `tuition serve` at a time owns a store; stop the other one, or give this one another `store.url`",
     ))
 }
@@ -153,15 +152,15 @@ fn log() -> Result<(), Trouble> {
     Ok(())
 }
 
-/// The statement of the store in `folder`, read anew each time.
-fn statement(folder: &Path) -> StatementSource {
-    let folder = folder.to_owned();
+/// The statement of the store, read anew each time.
+fn statement(store: &StoreUrl) -> StatementSource {
+    let store = store.clone();
     Arc::new(move || {
-        let folder = folder.clone();
+        let store = store.clone();
         Box::pin(async move {
             let read = move || {
                 let now = View { now: Some(open::clock()()), ..View::default() };
-                record::statement(&folder).map(|statement| statement.to_json(&now))
+                record::statement(&store).map(|statement| statement.to_json(&now))
             };
             let stated = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
             stated.map_err(|error| error.to_string())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use tuition_ledger::{By, View};
+use tuition_ledger::{By, StoreUrl, View};
 use tuition_trainer::{Control, Outcome, Report, RunConfig, Split, train_run};
 
 use crate::args::Globals;
@@ -144,7 +144,7 @@ fn stopped(globals: &Globals, run: &RunConfig, at: &str) -> Exit {
 }
 
 /// Writes what everything has cost beside the report.
-fn state(store: &Path, folder: &Path) -> Result<(), Trouble> {
+fn state(store: &StoreUrl, folder: &Path) -> Result<(), Trouble> {
     let view = View { by: vec![By::Run, By::Teacher], now: Some(clock()()), ..View::default() };
     let statement = record::statement(store)?.to_json(&view);
     let path = folder.join("statement.json");

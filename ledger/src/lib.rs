@@ -31,12 +31,13 @@ pub use money::{Amount, Usd};
 pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
 pub use query::{Query, QueryKey};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
-pub use store::embedded::{
-    Embedded, Entries, OpenError, Opened, Owner, ReadEntry, Recorded, Records, Recovery, read_entries,
-    records, records_of_run,
-};
+pub use store::embedded::{Embedded, OpenError, Opened, Owner, Recovery};
 pub use store::open::{OpenStore, open_store};
+pub use store::read::{
+    Entries, Head, ReadEntry, ReadError, Recorded, Records, read_entries, records, records_of_run,
+};
 pub use store::socket::Remote;
+pub use store::url::{DatabaseUrl, StoreUrl, StoreUrlError};
 pub use store::{Clock, Doubt, Reservation, ReserveError, Settlement, Store, StoreError};
 pub use tensor::{Elements, Row, Tensor, TensorError};
 pub use time::{Day, Timestamp};

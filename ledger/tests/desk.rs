@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,8 +14,8 @@ use tokio::sync::Semaphore;
 use tuition_ledger::{
     Answer, Billing, Budget, Cause, Desk, DeskError, Embedded, Fact, Failure, Forward, InputBound, Item,
     Limit, Live, Mode, Order, Origin, Outcome, OutputBound, Owner, Present, Price, PriceBook, Query,
-    QueryKey, Reply, Scope, Settings, Step, Store, Streamed, Teacher, Timestamp, Unit, Usage, Who, Window,
-    read_entries,
+    QueryKey, Reply, Scope, Settings, Step, Store, StoreUrl, Streamed, Teacher, Timestamp, Unit, Usage, Who,
+    Window, read_entries,
 };
 
 /// What the teacher does when it is asked.
@@ -42,7 +41,7 @@ enum Script {
 
 struct Scripted {
     script: Script,
-    folder: std::path::PathBuf,
+    store: StoreUrl,
     asked: AtomicU64,
     billed: AtomicU64,
     per_key: Mutex<HashMap<QueryKey, u64>>,
@@ -65,7 +64,7 @@ impl Teacher for Scripted {
     async fn ask(&self, order: &Arc<Order>, led: &[usize], live: &Live) -> Result<Reply, Failure> {
         let nth = self.asked.fetch_add(1, Ordering::SeqCst);
         // Rule 4: whoever reads the journal now finds the hold in it.
-        let entries = read_entries(&self.folder).unwrap().map(|entry| entry.unwrap().entry);
+        let entries = read_entries(&self.store).unwrap().map(|entry| entry.unwrap().entry);
         let wanted: Vec<_> = led.iter().map(|index| order.items[*index].key).collect();
         let mut held = entries.filter_map(|entry| match entry.fact {
             Fact::Reserved { exchange, .. } => {
@@ -178,7 +177,7 @@ async fn scene(script: Script, budgets: &[(&str, Option<&str>, Limit)]) -> Scene
     let desk = Desk::new(Arc::clone(&store) as Arc<dyn Store>, prices, settings, clock);
     let teacher = Arc::new(Scripted {
         script,
-        folder: folder.path().join("store"),
+        store: StoreUrl::Sled(folder.path().join("store")),
         asked: AtomicU64::new(0),
         billed: AtomicU64::new(0),
         per_key: Mutex::default(),
@@ -359,7 +358,7 @@ async fn a_surely_unbilled_failure_is_tried_again_under_a_new_hold() {
     let busy = scene(Script::Busy(2), &[("b", None, calls(1))]).await;
     assert_eq!(outcomes(&busy.ask(order(&[1])).await.unwrap()), [Outcome::Bought]);
     let names: Vec<_> =
-        read_entries(&busy.teacher.folder).unwrap().map(|entry| entry.unwrap().entry.fact.name()).collect();
+        read_entries(&busy.teacher.store).unwrap().map(|entry| entry.unwrap().entry.fact.name()).collect();
     let holds = names.iter().filter(|name| **name == "Reserved").count();
     let released = names.iter().filter(|name| **name == "Released").count();
     assert_eq!((holds, released, busy.billed()), (3, 2, 1));
@@ -497,7 +496,7 @@ async fn the_end_of_a_stream_is_shown_only_when_it_is_durable() {
                 Step::Chunk(bytes) => {
                     text.push_str(std::str::from_utf8(&bytes).unwrap());
                     if text.ends_with("three") {
-                        assert!(settled(&scene.teacher.folder), "the end was shown before it was durable");
+                        assert!(settled(&scene.teacher.store), "the end was shown before it was durable");
                     }
                 }
                 Step::Ended(tuition_ledger::Ending::Answered(records)) => {
@@ -513,8 +512,8 @@ async fn the_end_of_a_stream_is_shown_only_when_it_is_durable() {
     assert_eq!(scene.billed(), 1);
 }
 
-fn settled(folder: &Path) -> bool {
-    read_entries(folder).unwrap().any(|entry| matches!(entry.unwrap().entry.fact, Fact::Settled { .. }))
+fn settled(store: &StoreUrl) -> bool {
+    read_entries(store).unwrap().any(|entry| matches!(entry.unwrap().entry.fact, Fact::Settled { .. }))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, Usd};
+use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, StoreUrl, Usd};
 use tuition_proxy::{Api, ClientKey, Pins, Share};
 use tuition_trainer::port::{ElementType, Port};
 use url::Url;
@@ -42,7 +42,7 @@ pub(super) fn config(file: &Path, document: Document) -> Result<Config, ConfigEr
 
 fn build(folder: &Path, document: Document) -> Result<Config, Wrong> {
     let url = document.store.url.as_deref().unwrap_or("sled:./tuition.store");
-    let store = store(folder, url).map_err(|reason| ("store.url".to_owned(), reason))?;
+    let store = StoreUrl::parse(url, folder).map_err(|error| ("store.url".to_owned(), error.to_string()))?;
     unique("teacher", document.teacher.iter().map(|table| &table.name))?;
     unique("budget", document.budget.iter().map(|table| &table.name))?;
     unique("key", document.key.iter().map(|table| &table.name))?;
@@ -67,20 +67,6 @@ fn build(folder: &Path, document: Document) -> Result<Config, Wrong> {
         priced(budget, &teachers, &prices)?;
     }
     Ok(Config { file: None, store, serve, teachers, budgets, prices, keys })
-}
-
-/// The folder of a store's URL.
-pub(super) fn store(folder: &Path, url: &str) -> Result<PathBuf, String> {
-    if let Some(path) = url.strip_prefix("sled:") {
-        if path.is_empty() {
-            return Err(format!("`{url}` names no folder"));
-        }
-        return Ok(folder.join(path));
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Err("a store on PostgreSQL is not supported yet; use `sled:FOLDER`".to_owned());
-    }
-    Err(format!("`{url}` is no store; use `sled:FOLDER`"))
 }
 
 fn unique<'a>(table: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Wrong> {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tuition_ledger::{Budget, PriceBook};
+use tuition_ledger::{Budget, PriceBook, StoreUrl};
 use tuition_proxy::{Api, ClientKey, Share};
 use tuition_trainer::port::Port;
 use url::Url;
@@ -27,8 +27,8 @@ pub(crate) const FILE: &str = "tuition.toml";
 pub(crate) struct Config {
     /// The file it was read from; none where the defaults stand for it.
     pub(crate) file: Option<PathBuf>,
-    /// The folder of the embedded store.
-    pub(crate) store: PathBuf,
+    /// Where the record lies.
+    pub(crate) store: StoreUrl,
     /// `[serve]`
     pub(crate) serve: Serve,
     /// `[[teacher]]`, in the file's order: the first match wins.
@@ -203,10 +203,10 @@ impl Config {
         let mut config = Self::read(named, text.as_deref().unwrap_or_default())?;
         config.file = text.map(|_| named.to_owned());
         if let Some(url) = store {
-            config.store = check::store(Path::new("."), url).map_err(|reason| ConfigError::Value {
+            config.store = StoreUrl::parse(url, Path::new(".")).map_err(|error| ConfigError::Value {
                 file: "the command line".into(),
                 key: "--store".into(),
-                reason,
+                reason: error.to_string(),
             })?;
         }
         Ok(config)

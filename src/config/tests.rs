@@ -88,7 +88,7 @@ fn the_pinned_example_is_read() {
         hash = "0000000000000000000000000000000000000000000000000000000000000001"
     "#;
     let config = Config::read(Path::new("there/tuition.toml"), text).unwrap();
-    assert_eq!(config.store, Path::new("there/tuition.store"));
+    assert_eq!(config.store, StoreUrl::Sled("there/tuition.store".into()));
     assert_eq!(
         config.teacher("digits").unwrap().kind,
         TeacherKind::Onnx { path: "there/digits.onnx".into() }
@@ -108,7 +108,7 @@ fn the_pinned_example_is_read() {
 #[test]
 fn nothing_written_is_the_defaults() {
     let config = read("").unwrap();
-    assert_eq!(config.store, Path::new("./tuition.store"));
+    assert_eq!(config.store, StoreUrl::Sled("./tuition.store".into()));
     assert_eq!(config.serve.listen.to_string(), "127.0.0.1:8080");
     assert_eq!((config.serve.unbudgeted, config.serve.hold_wait.as_secs()), (false, 30));
     assert!(config.teachers.is_empty() && config.budgets.is_empty() && config.keys.is_empty());
@@ -150,10 +150,13 @@ fn a_value_that_does_not_do_is_named_by_its_key() {
     let teacher = |more: &str| format!("[[teacher]]\nname = \"gpt\"\n{more}\n");
     for (text, expected) in [
         (
-            "[store]\nurl = \"postgres://me@host/db\"\n".to_owned(),
-            "tuition.toml: `store.url`: a store on PostgreSQL is not supported yet; use `sled:FOLDER`",
+            "[store]\nurl = \"postgres://me:secret@host\"\n".to_owned(),
+            "tuition.toml: `store.url`: the URL of the database cannot be read: it names no database; use `postgres://USER@HOST/DATABASE`",
         ),
-        ("[store]\nurl = \"x\"\n".into(), "tuition.toml: `store.url`: `x` is no store; use `sled:FOLDER`"),
+        (
+            "[store]\nurl = \"x\"\n".into(),
+            "tuition.toml: `store.url`: `x` is no store; use `sled:FOLDER` or `postgres://USER@HOST/DATABASE`",
+        ),
         ("[store]\nurl = \"sled:\"\n".into(), "tuition.toml: `store.url`: `sled:` names no folder"),
         (
             "[serve]\nlisten = \"localhost\"\n".into(),

@@ -5,9 +5,11 @@
 
 pub mod embedded;
 pub mod open;
+pub mod read;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod socket;
+pub mod url;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Opening the embedded store from any process: the first one owns it, the others are its clients.
+//! Opening a store from any process. The embedded one: the first one owns it, the others are its clients.
 //!
 //! Must not know what a store keeps. Invariant: there is at most one owner, and whoever cannot own and cannot reach the
 //! owner gets an error, not a second store.
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::embedded::{Embedded, OpenError, Owner, Recovery};
 use super::socket::Remote;
+use super::url::StoreUrl;
 use super::{Clock, Store, StoreError};
 
 /// Attempts to own or to connect, while an owner is just coming or going.
@@ -24,11 +25,20 @@ pub struct OpenStore {
     owner: Option<Owner>,
 }
 
-/// Owns the store in `folder` and serves other processes, or connects to its owner.
+/// Opens the store at `url`: owns it and serves other processes, or connects to its owner.
 ///
 /// # Errors
-/// The journal is damaged or newer, the folder cannot be used, or its owner does not answer.
-pub async fn open_store(folder: &Path, clock: Clock, program: &str) -> Result<OpenStore, OpenError> {
+/// The record is damaged or newer, the store cannot be used, or its owner does not answer.
+pub async fn open_store(url: &StoreUrl, clock: Clock, program: &str) -> Result<OpenStore, OpenError> {
+    match url {
+        StoreUrl::Sled(folder) => open_folder(folder, clock, program).await,
+        StoreUrl::Postgres(_) => {
+            Err(OpenError::Database { url: url.clone(), why: "PostgreSQL is not supported yet".into() })
+        }
+    }
+}
+
+async fn open_folder(folder: &Path, clock: Clock, program: &str) -> Result<OpenStore, OpenError> {
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {

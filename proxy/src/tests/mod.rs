@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tuition_ledger::store::open::OpenStore;
 use tuition_ledger::{
-    Budget, Clock, Desk, Limit, Mode, Origin, Present, Price, PriceBook, Scope, Settings, Store, Timestamp,
-    Window,
+    Budget, Clock, Desk, Limit, Mode, Origin, Present, Price, PriceBook, Scope, Settings, Store, StoreUrl,
+    Timestamp, Window,
 };
 
 use crate::{
@@ -116,9 +116,8 @@ impl TestServer {
     async fn start(setup: Setup) -> Self {
         let upstream = Upstream::start().await;
         let folder = tempfile::tempdir().unwrap();
-        let opened = tuition_ledger::store::open::open_store(&folder.path().join("store"), clock(), "test")
-            .await
-            .unwrap();
+        let url = StoreUrl::Sled(folder.path().join("store"));
+        let opened = tuition_ledger::open_store(&url, clock(), "test").await.unwrap();
         let store = Arc::clone(&opened.store);
         let usd = setup.usd.map(|usd| usd.parse().unwrap());
         let limit = Limit { calls: setup.calls, tokens: None, usd };

@@ -104,7 +104,7 @@ async fn a_key_does_what_it_is_pinned_to() {
     let server = start(Pins { runs: names(&["r"]), ..Pins::default() }).await;
     ask(&server, &[], (200, "")).await;
     // Reading asks the store's owner how far it is durable: not on the thread that the owner runs on.
-    let store = server.folder.path().join("store");
+    let store = tuition_ledger::StoreUrl::Sled(server.folder.path().join("store"));
     let paid =
         tokio::task::spawn_blocking(move || tuition_ledger::records_of_run(&store, "r").unwrap().count());
     assert_eq!(paid.await.unwrap(), 1, "the only run that the key may ask for pays");

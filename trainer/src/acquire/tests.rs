@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tuition_ledger::{
     Answer, Budget, Clock, Elements, Failure, Limit, Live, OpenStore, Origin, PriceBook, Reply, Row, Scope,
-    Settings, Signal, Store, Tensor, Timestamp, Window, open_store,
+    Settings, Signal, Store, StoreUrl, Tensor, Timestamp, Window, open_store,
 };
 
 use super::*;
@@ -101,7 +101,7 @@ impl Teacher for Echo {
 
 async fn opened(folder: &std::path::Path, calls: u64) -> OpenStore {
     let clock: Clock = Arc::new(Timestamp::default);
-    let opened = open_store(folder, clock, "test").await.unwrap();
+    let opened = open_store(&StoreUrl::Sled(folder.to_owned()), clock, "test").await.unwrap();
     let budget = Budget {
         name: "b".into(),
         scope: Scope { run: Some("r".into()), ..Scope::default() },

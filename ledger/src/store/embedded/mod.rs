@@ -37,7 +37,7 @@ use crate::query::QueryKey;
 
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
-pub use read::{Entries, ReadEntry, Recorded, Records, read_entries, records, records_of_run};
+pub(crate) use read::{Entries, read_entries};
 
 /// Bodies together from which on packing them leaves the async threads.
 const PACK_AWAY_BYTES: usize = 256 << 10;

@@ -18,6 +18,8 @@ use super::recover::{State, recover};
 use crate::entry::HoldId;
 use crate::journal::{FileHeader, JournalError, Torn, Writer};
 use crate::store::Clock;
+use crate::store::read::ReadError;
+use crate::store::url::StoreUrl;
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +35,23 @@ pub enum OpenError {
         /// What is there.
         found: &'static str,
     },
+    /// There is no store yet.
+    #[error("there is no store `{0}`")]
+    Absent(StoreUrl),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The database cannot be used.
+    #[error("the store `{url}` cannot be used: {why}")]
+    Database {
+        /// The database.
+        url: StoreUrl,
+        /// Why.
+        why: String,
+    },
+    /// A record that is no file cannot be read.
+    #[error(transparent)]
+    Read(ReadError),
     /// The folder cannot be used.
     #[error("the store `{}` cannot be opened", .path.display())]
     Io {

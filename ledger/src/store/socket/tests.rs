@@ -6,10 +6,11 @@ use crate::entry::{Cause, Origin, Tally};
 use crate::money::Amount;
 use crate::store::open::{OpenStore, open_store};
 use crate::store::samples::{calls, claim, clock, key, price, settlement};
+use crate::store::url::StoreUrl;
 use crate::store::{ReserveError, StoreError};
 
 async fn open(folder: &std::path::Path) -> OpenStore {
-    open_store(folder, clock(), "0.1.0").await.unwrap()
+    open_store(&StoreUrl::Sled(folder.to_owned()), clock(), "0.1.0").await.unwrap()
 }
 
 #[tokio::test]

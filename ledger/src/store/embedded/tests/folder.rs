@@ -6,13 +6,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::{Embedded, OpenError, Opened, read_entries, records, records_of_run};
+use super::super::{Embedded, OpenError, Opened, read_entries};
 use crate::answer::Record;
 use crate::entry::{Cause, Fact, Origin, Tally};
 use crate::journal::JournalError;
 use crate::money::Amount;
+use crate::store::read::{records, records_of_run};
 use crate::store::samples::{calls, claim, clock, key, price, settlement};
+use crate::store::url::StoreUrl;
 use crate::store::{ReserveError, Store, StoreError};
+
+fn url(folder: &Path) -> StoreUrl {
+    StoreUrl::Sled(folder.to_owned())
+}
 
 fn open(folder: &Path) -> Opened {
     Embedded::open(folder, clock(), "0.1.0").unwrap()
@@ -216,10 +222,10 @@ async fn records_are_read_beside_the_owner() {
     let folder = tempfile::tempdir().unwrap();
     let opened = prepared(folder.path(), 10).await;
     let bought = buy(&opened.store, &["a", "b"]).await;
-    let read: Vec<_> = records(folder.path()).unwrap().map(Result::unwrap).collect();
+    let read: Vec<_> = records(&url(folder.path())).unwrap().map(Result::unwrap).collect();
     assert_eq!(read.iter().map(|read| &read.record).collect::<Vec<_>>(), [&*bought[0], &*bought[1]]);
-    assert_eq!(records_of_run(folder.path(), "r").unwrap().count(), 2);
-    assert_eq!(records_of_run(folder.path(), "other").unwrap().count(), 0);
+    assert_eq!(records_of_run(&url(folder.path()), "r").unwrap().count(), 2);
+    assert_eq!(records_of_run(&url(folder.path()), "other").unwrap().count(), 0);
 }
 
 #[tokio::test]

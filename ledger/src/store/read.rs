@@ -1,0 +1,225 @@
+//! Reading a store without owning it: entries for the audit, records for the trainer.
+//!
+//! Must not lock or write anything. Invariant: what is read is durable; damage is an error, never an early end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::iter::FusedIterator;
+
+use super::embedded::{self, OpenError};
+use super::url::StoreUrl;
+use crate::answer::Record;
+use crate::budget::Who;
+use crate::entry::{Entry, Exchange, Fact, HoldId};
+use crate::journal::{Blob, JournalError, unpack_settlement};
+
+/// One entry of a record.
+#[derive(Debug)]
+pub struct ReadEntry {
+    /// Its number in the record, from 1, without gaps.
+    pub number: u64,
+    /// Where it begins in its journal; 0 where the record is no file.
+    pub offset: u64,
+    /// The entry.
+    pub entry: Entry,
+    /// What belongs to it; opened on demand.
+    pub blobs: Vec<Blob>,
+}
+
+/// Where the chain of one writer ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The writer's name.
+    pub writer: String,
+    /// Entries of this writer.
+    pub entries: u64,
+    /// The chain up to the last of them.
+    pub chain: [u8; 32],
+}
+
+/// Why a record cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The journal is damaged or cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An entry that is no file's is damaged or gone.
+    #[error("entry {number} of the record is damaged: {why}")]
+    Damaged {
+        /// Its number.
+        number: u64,
+        /// How that is known.
+        why: String,
+    },
+}
+
+impl ReadError {
+    /// The entry that is damaged, where it is one.
+    pub fn entry(&self) -> Option<u64> {
+        match self {
+            Self::Journal(
+                JournalError::Corrupt { number, .. } | JournalError::NotUnderstood { number, .. },
+            )
+            | Self::Damaged { number, .. } => Some(*number),
+            Self::Journal(_) => None,
+        }
+    }
+}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Journal(error) => Self::Journal(error),
+            error => Self::Read(error),
+        }
+    }
+}
+
+/// The entries of a record, in order.
+#[derive(Debug)]
+pub struct Entries(Source);
+
+#[derive(Debug)]
+enum Source {
+    Journal(embedded::Entries),
+}
+
+/// A record, with the entry that holds it and who paid for it.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The number of its entry: a later one replaces an earlier one under the same key.
+    pub number: u64,
+    /// Who paid.
+    pub who: Who,
+    /// The record.
+    pub record: Record,
+}
+
+/// The recorded answers, in the order in which they were settled; erased ones are left out.
+#[derive(Debug)]
+pub struct Records {
+    entries: Entries,
+    run: Option<String>,
+    open: BTreeMap<HoldId, (Exchange, bool)>,
+    ready: VecDeque<Recorded>,
+}
+
+/// The entries of the store at `url`, beside whoever owns it.
+///
+/// # Errors
+/// There is no store, or it is newer or damaged at its head.
+pub fn read_entries(url: &StoreUrl) -> Result<Entries, OpenError> {
+    match url {
+        StoreUrl::Sled(folder) => {
+            embedded::read_entries(folder).map(|entries| Entries(Source::Journal(entries)))
+        }
+        StoreUrl::Postgres(_) => {
+            Err(OpenError::Database { url: url.clone(), why: "PostgreSQL is not supported yet".into() })
+        }
+    }
+}
+
+/// All records of the store at `url`.
+///
+/// # Errors
+/// As [`read_entries`].
+pub fn records(url: &StoreUrl) -> Result<Records, OpenError> {
+    let entries = read_entries(url)?;
+    Ok(Records { entries, run: None, open: BTreeMap::new(), ready: VecDeque::new() })
+}
+
+/// The records that `run` paid for.
+///
+/// # Errors
+/// As [`read_entries`].
+pub fn records_of_run(url: &StoreUrl, run: &str) -> Result<Records, OpenError> {
+    Ok(Records { run: Some(run.to_owned()), ..records(url)? })
+}
+
+impl Entries {
+    /// Whether a process owns the store.
+    pub fn is_owned(&self) -> bool {
+        match &self.0 {
+            Source::Journal(entries) => entries.is_owned(),
+        }
+    }
+
+    /// Once the last entry was read: where bytes begin that were never acknowledged, if there are such.
+    pub fn torn(&self) -> Option<u64> {
+        match &self.0 {
+            Source::Journal(entries) => entries.torn(),
+        }
+    }
+
+    /// Where the chain of every writer stands after the entries that were read so far.
+    pub fn heads(&self) -> Vec<Head> {
+        match &self.0 {
+            Source::Journal(entries) => vec![entries.head()],
+        }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<ReadEntry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Source::Journal(entries) => entries.next().map(|read| read.map_err(ReadError::Journal)),
+        }
+    }
+}
+
+impl FusedIterator for Entries {}
+
+impl Records {
+    fn take(&mut self, read: ReadEntry) -> Result<(), ReadError> {
+        let damaged = |why: &str| match self.entries.0 {
+            Source::Journal(_) => ReadError::Journal(JournalError::Corrupt {
+                number: read.number,
+                offset: read.offset,
+                why: why.to_owned(),
+            }),
+        };
+        match &read.entry.fact {
+            Fact::Reserved { hold, exchange, price, .. } => {
+                self.open.insert(*hold, (exchange.clone(), price.is_some()));
+            }
+            Fact::Settled { hold, .. } => {
+                let Some((exchange, priced)) = self.open.remove(hold) else {
+                    return Err(damaged("it settles a hold that is not open"));
+                };
+                if self.run.is_some() && self.run != exchange.who.run {
+                    return Ok(());
+                }
+                let records =
+                    unpack_settlement(&exchange, priced, &read.entry, &read.blobs).map_err(damaged)?;
+                let (number, who) = (read.number, exchange.who);
+                self.ready.extend(records.into_iter().map(|record| Recorded {
+                    number,
+                    who: who.clone(),
+                    record,
+                }));
+            }
+            Fact::Released { hold, .. } | Fact::Resolved { hold, .. } => {
+                self.open.remove(hold);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Recorded, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(recorded) = self.ready.pop_front() {
+                return Some(Ok(recorded));
+            }
+            match self.entries.next()?.and_then(|read| self.take(read)) {
+                Ok(()) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
