@@ -433,6 +433,31 @@ impl Book {
         Ok(())
     }
 
+    /// Everything but which keys are answered, which only grows: what [`Book::back_to`] goes back to.
+    pub(crate) fn mark(&self) -> Self {
+        Self {
+            budgets: self.budgets.clone(),
+            parties: self.parties.clone(),
+            total: self.total,
+            holds: self.holds.clone(),
+            in_flight: self.in_flight.clone(),
+            answered: HashSet::new(),
+            prices: self.prices.clone(),
+            known: self.known,
+            followed: self.followed,
+            saved: self.saved,
+            last_hold: self.last_hold,
+            last_at: self.last_at,
+        }
+    }
+
+    /// Undoes what was applied since `mark`; `answered` are the keys that were first answered since.
+    pub(crate) fn back_to(&mut self, mark: Self, answered: &[QueryKey]) {
+        let mut kept = std::mem::take(&mut self.answered);
+        answered.iter().for_each(|key| _ = kept.remove(key));
+        *self = Self { answered: kept, ..mark };
+    }
+
     /// What a hold under way or unknown asks.
     pub fn exchange(&self, hold: HoldId) -> Option<&Exchange> {
         self.holds.get(&hold).map(|hold| &hold.exchange)

@@ -114,6 +114,19 @@ pub struct Tally {
     pub saved: Amount,
 }
 
+impl Tally {
+    /// Adds `other` where it is of the same party and model; false where it is not.
+    pub(crate) fn absorb(&mut self, other: &Self) -> bool {
+        let same = self.who == other.who && self.model == other.model;
+        if same {
+            self.known = self.known.saturating_add(other.known);
+            self.followed = self.followed.saturating_add(other.followed);
+            self.saved = self.saved.checked_add(other.saved).unwrap_or(self.saved);
+        }
+        same
+    }
+}
+
 /// A fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact {

@@ -33,6 +33,7 @@ pub use query::{Query, QueryKey};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
 pub use store::embedded::{Embedded, OpenError, Opened, Owner, Recovery};
 pub use store::open::{OpenStore, open_store};
+pub use store::postgres::{OpenedPostgres, Postgres, Replica};
 pub use store::read::{
     Entries, Head, ReadEntry, ReadError, Recorded, Records, read_entries, records, records_of_run,
 };

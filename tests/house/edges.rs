@@ -22,7 +22,7 @@ const KEPT_IN: [(&[&str], &[&str]); 3] = [
         &["axum", "reqwest", "hyper", "hyper-util", "tower", "rustls"],
         &["tuition-proxy", "tuition", "tuition-bench"],
     ),
-    (&["sled"], &["tuition-ledger"]),
+    (&["sled", "sqlx"], &["tuition-ledger"]),
 ];
 
 /// What a manifest breaks, one line each.

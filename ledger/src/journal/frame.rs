@@ -181,6 +181,23 @@ impl Draft {
         (HEADER_BYTES + self.payload.len() + self.blobs_bytes) as u64
     }
 
+    /// An entry that was read, to be written down again byte for byte.
+    pub(crate) fn again(payload: &[u8], blobs: &[Blob]) -> Self {
+        let blobs: Vec<Packed> = blobs.iter().map(Blob::packed).collect();
+        let blobs_bytes = blobs.iter().map(|blob| blob.stored.len()).sum();
+        Self { payload: payload.to_vec(), blobs, blobs_bytes }
+    }
+
+    /// The entry as it is chained.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The blobs as they are stored; none for one that was erased.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        self.blobs.iter().map(|blob| (blob.stored[0] != ERASED).then_some(&blob.stored[..]))
+    }
+
     /// Appends the frame to `out`; returns the chain's new link.
     pub(crate) fn write(
         &self,
@@ -242,6 +259,19 @@ impl Blob {
     }
 }
 
+impl Blob {
+    /// As it is written into a frame.
+    fn packed(&self) -> Packed {
+        let stored_len = u32::try_from(self.stored.len()).expect("a blob is below 4 GiB");
+        let mut stored = Vec::with_capacity(BLOB_HEADER_BYTES + self.stored.len());
+        stored.push(self.state);
+        stored.extend_from_slice(&stored_len.to_le_bytes());
+        stored.extend_from_slice(&blob_crc(self.state, stored_len, &self.stored).to_le_bytes());
+        stored.extend_from_slice(&self.stored);
+        Packed { digest: self.digest.clone(), stored }
+    }
+}
+
 /// Why a frame's body is not what its header promised.
 #[derive(Debug)]
 pub(crate) enum BodyFault {
@@ -268,24 +298,74 @@ pub(crate) fn read_body(
     }
     let mut stored = Vec::new();
     while !rest.is_empty() {
-        if rest.len() < BLOB_HEADER_BYTES {
-            return Err(Damaged("a blob's header is cut off"));
-        }
-        let (state, stored_len, crc) = (rest[0], u32_at(&rest, 1), u32_at(&rest, 5));
-        let body = rest.split_off(BLOB_HEADER_BYTES);
-        let end = stored_len as usize;
-        if state > ERASED || body.len() < end || blob_crc(state, stored_len, &body[..end]) != crc {
-            return Err(Damaged("a blob does not match its checksum"));
-        }
-        stored.push((state, body.slice(..end)));
-        rest = body.slice(end..);
+        let (blob, behind) = split_blob(rest).map_err(Damaged)?;
+        stored.push(blob);
+        rest = behind;
     }
-    let payload: Payload = serde_json::from_slice(&payload).map_err(BodyFault::NotUnderstood)?;
+    name_blobs(&payload, stored)
+}
+
+/// Reads an entry that is stored without a frame; a blob without bytes was erased.
+pub(crate) fn read_apart(
+    payload: &[u8],
+    blobs: impl Iterator<Item = Option<Bytes>>,
+) -> Result<(Entry, Vec<Blob>), BodyFault> {
+    let blobs = blobs.map(|blob| match blob.map(split_blob) {
+        None => Ok((ERASED, Bytes::new())),
+        Some(Ok((blob, behind))) if behind.is_empty() => Ok(blob),
+        Some(Ok(_)) => Err("a blob is longer than it says"),
+        Some(Err(why)) => Err(why),
+    });
+    name_blobs(payload, blobs.collect::<Result<_, _>>().map_err(BodyFault::Damaged)?)
+}
+
+/// Reads an entry and those of its blobs that are given, by their place among them.
+pub(crate) fn read_answer(
+    payload: &[u8],
+    blobs: Vec<(usize, Option<Bytes>)>,
+) -> Result<(Entry, Vec<Blob>), BodyFault> {
+    let payload: Payload = serde_json::from_slice(payload).map_err(BodyFault::NotUnderstood)?;
+    let mut read = Vec::with_capacity(blobs.len());
+    for (place, bytes) in blobs {
+        let digest = payload.blobs.get(place).filter(|digest| digest.len <= BLOB_BYTES_MAX);
+        let digest = digest.ok_or(BodyFault::Damaged("the entry names no such blob"))?.clone();
+        let (state, stored) = match bytes.map(split_blob).transpose().map_err(BodyFault::Damaged)? {
+            Some((blob, _)) => blob,
+            None => (ERASED, Bytes::new()),
+        };
+        read.push(Blob { digest, state, stored });
+    }
+    Ok((payload.entry, read))
+}
+
+/// Reads the entry alone, and how many blobs it names.
+pub(crate) fn read_payload(payload: &[u8]) -> Result<(Entry, usize), BodyFault> {
+    let payload: Payload = serde_json::from_slice(payload).map_err(BodyFault::NotUnderstood)?;
+    Ok((payload.entry, payload.blobs.len()))
+}
+
+/// Takes one blob off, as state and bytes; gives what stands behind it.
+fn split_blob(mut rest: Bytes) -> Result<((u8, Bytes), Bytes), &'static str> {
+    if rest.len() < BLOB_HEADER_BYTES {
+        return Err("a blob's header is cut off");
+    }
+    let (state, stored_len, crc) = (rest[0], u32_at(&rest, 1), u32_at(&rest, 5));
+    let body = rest.split_off(BLOB_HEADER_BYTES);
+    let end = stored_len as usize;
+    if state > ERASED || body.len() < end || blob_crc(state, stored_len, &body[..end]) != crc {
+        return Err("a blob does not match its checksum");
+    }
+    Ok(((state, body.slice(..end)), body.slice(end..)))
+}
+
+/// Puts the digests that an entry names beside its blobs.
+fn name_blobs(payload: &[u8], stored: Vec<(u8, Bytes)>) -> Result<(Entry, Vec<Blob>), BodyFault> {
+    let payload: Payload = serde_json::from_slice(payload).map_err(BodyFault::NotUnderstood)?;
     if payload.blobs.len() != stored.len() {
-        return Err(Damaged("the entry names more or fewer blobs than it has"));
+        return Err(BodyFault::Damaged("the entry names more or fewer blobs than it has"));
     }
     if payload.blobs.iter().any(|digest| digest.len > BLOB_BYTES_MAX) {
-        return Err(Damaged("a blob is larger than a journal takes"));
+        return Err(BodyFault::Damaged("a blob is larger than a journal takes"));
     }
     let blobs = payload.blobs.into_iter().zip(stored);
     Ok((payload.entry, blobs.map(|(digest, (state, stored))| Blob { digest, state, stored }).collect()))

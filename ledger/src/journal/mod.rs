@@ -11,8 +11,8 @@ mod scan;
 use std::io;
 
 pub use frame::Blob;
-pub(crate) use frame::{Draft, Packed};
-pub(crate) use record::{pack_settlement, unpack_settlement};
+pub(crate) use frame::{BodyFault, Draft, Packed, read_answer, read_apart, read_payload};
+pub(crate) use record::{pack_settlement, unpack_item, unpack_settlement};
 pub(crate) use scan::{Frame, Frames, Step, Torn, judge, read_frame};
 
 /// The format that this version writes, and the newest that it reads.

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::{Blob, JournalError, Packed};
 use crate::answer::{Answer, Record, Signal};
-use crate::entry::{Entry, Exchange, Fact};
+use crate::entry::{Entry, Exchange, Fact, HeldItem, SettledItem};
 use crate::query::Query;
+use crate::time::Timestamp;
 
 /// The first byte of a signals blob; the rest is postcard. JSON would round floats and has no infinities.
 const SIGNALS_VERSION: u8 = 1;
@@ -46,13 +47,60 @@ pub(crate) fn unpack_settlement(
     }
     let envelope = envelope.open()?.unwrap_or_default();
     let mut records = Vec::with_capacity(items.len());
-    for ((settled, held), [input, body, signals]) in items.iter().zip(&exchange.items).zip(parts) {
+    for ((settled, held), parts) in items.iter().zip(&exchange.items).zip(parts) {
         if settled.key != held.key {
             return Err("the keys are not those that were held");
         }
+        let around = Around { exchange, priced, media, at: entry.at, envelope: &envelope };
+        records.extend(around.record(settled, held, parts)?);
+    }
+    Ok(records)
+}
+
+/// The record of item `index` of a `Settled` entry, from the envelope and the three blobs of that item alone; none where
+/// its answer was erased.
+///
+/// # Errors
+/// A text that says what does not match.
+pub(crate) fn unpack_item(
+    exchange: &Exchange,
+    priced: bool,
+    entry: &Entry,
+    index: usize,
+    blobs: &[Blob; 4],
+) -> Result<Option<Record>, &'static str> {
+    let Fact::Settled { items, media, .. } = &entry.fact else { return Err("the entry settles nothing") };
+    let (Some(settled), Some(held)) = (items.get(index), exchange.items.get(index)) else {
+        return Err("the entry settles fewer items");
+    };
+    if settled.key != held.key {
+        return Err("the keys are not those that were held");
+    }
+    let [envelope, parts @ ..] = blobs;
+    let envelope = envelope.open()?.unwrap_or_default();
+    Around { exchange, priced, media, at: entry.at, envelope: &envelope }.record(settled, held, parts)
+}
+
+/// What the items of an exchange share.
+struct Around<'a> {
+    exchange: &'a Exchange,
+    priced: bool,
+    media: &'a str,
+    at: Timestamp,
+    envelope: &'a Bytes,
+}
+
+impl Around<'_> {
+    fn record(
+        &self,
+        settled: &SettledItem,
+        held: &HeldItem,
+        [input, body, signals]: &[Blob; 3],
+    ) -> Result<Option<Record>, &'static str> {
         let (Some(input), Some(body), Some(signals)) = (input.open()?, body.open()?, signals.open()?) else {
-            continue;
+            return Ok(None);
         };
+        let exchange = self.exchange;
         let query = Query {
             dialect: exchange.dialect.clone(),
             operation: exchange.operation.clone(),
@@ -62,19 +110,18 @@ pub(crate) fn unpack_settlement(
             headers: exchange.headers.clone(),
             input: String::from_utf8(input.to_vec()).map_err(|_| "an input is no text")?,
         };
-        records.push(Record {
+        Ok(Some(Record {
             key: settled.key,
             query,
             model: exchange.model.clone(),
             answer: Answer { body, signals: unpack_signals(&signals)? },
-            envelope: envelope.clone(),
-            media: media.clone(),
+            envelope: self.envelope.clone(),
+            media: self.media.to_owned(),
             share: settled.share,
-            priced,
-            at: entry.at,
-        });
+            priced: self.priced,
+            at: self.at,
+        }))
     }
-    Ok(records)
 }
 
 fn unpack_signals(bytes: &Bytes) -> Result<Vec<Signal>, &'static str> {

@@ -22,6 +22,8 @@ pub(crate) struct Frame {
     pub(crate) end: u64,
     /// The chain up to and with it.
     pub(crate) chain: [u8; 32],
+    /// The entry as it is chained.
+    pub(crate) payload: Bytes,
     pub(crate) entry: Entry,
     pub(crate) blobs: Vec<Blob>,
 }
@@ -103,10 +105,12 @@ impl<S: Source> Frames<S> {
         if header.number != number {
             return torn("the number does not follow the one before it");
         }
+        let payload = body.slice(..header.payload_bytes as usize);
         match frame::read_body(&header, body, Some(&self.chain)) {
             Ok((entry, blobs)) => {
                 let end = self.position + frame_bytes(&header);
-                let frame = Frame { number, offset: self.position, end, chain: header.chain, entry, blobs };
+                let (offset, chain) = (self.position, header.chain);
+                let frame = Frame { number, offset, end, chain, payload, entry, blobs };
                 (self.position, self.number, self.chain) = (end, number, header.chain);
                 Ok(Step::Frame(Box::new(frame)))
             }
@@ -127,12 +131,14 @@ pub(crate) fn read_frame(
     let corrupt = |number, why: &str| JournalError::Corrupt { number, offset, why: why.to_owned() };
     let (header, body) = read_parts(source, file, offset, source.len()?)?.map_err(|why| corrupt(0, why))?;
     let number = header.number;
+    let payload = body.slice(..header.payload_bytes as usize);
     match frame::read_body(&header, body, None) {
         Ok((entry, blobs)) => Ok(Frame {
             number,
             offset,
             end: offset + frame_bytes(&header),
             chain: header.chain,
+            payload,
             entry,
             blobs,
         }),

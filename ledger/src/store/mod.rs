@@ -5,10 +5,14 @@
 
 pub mod embedded;
 pub mod open;
+pub mod postgres;
 pub mod read;
 #[cfg(test)]
 pub(crate) mod samples;
+mod settling;
 pub mod socket;
+#[cfg(test)]
+pub(crate) mod suite;
 pub mod url;
 
 use std::fmt;

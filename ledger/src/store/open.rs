@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::embedded::{Embedded, OpenError, Owner, Recovery};
+use super::postgres::{Postgres, Replica};
 use super::socket::Remote;
 use super::url::StoreUrl;
 use super::{Clock, Store, StoreError};
@@ -22,7 +23,17 @@ pub struct OpenStore {
     pub store: Arc<dyn Store>,
     /// What opening found, where this process owns the store.
     pub recovery: Option<Recovery>,
-    owner: Option<Owner>,
+    part: Part,
+}
+
+/// What this process is to a store.
+enum Part {
+    /// It owns a folder.
+    Owner(Owner),
+    /// It is connected to the owner of a folder.
+    Client,
+    /// It is one of those that write a database.
+    Replica(Replica),
 }
 
 /// Opens the store at `url`: owns it and serves other processes, or connects to its owner.
@@ -32,8 +43,9 @@ pub struct OpenStore {
 pub async fn open_store(url: &StoreUrl, clock: Clock, program: &str) -> Result<OpenStore, OpenError> {
     match url {
         StoreUrl::Sled(folder) => open_folder(folder, clock, program).await,
-        StoreUrl::Postgres(_) => {
-            Err(OpenError::Database { url: url.clone(), why: "PostgreSQL is not supported yet".into() })
+        StoreUrl::Postgres(url) => {
+            let opened = Postgres::open(url, program).await?;
+            Ok(OpenStore { store: opened.store, recovery: None, part: Part::Replica(opened.replica) })
         }
     }
 }
@@ -51,13 +63,13 @@ async fn open_folder(folder: &Path, clock: Clock, program: &str) -> Result<OpenS
                     .listen(&opened.store)
                     .map_err(|source| OpenError::Io { path: folder.join(super::socket::SOCKET), source })?;
                 let recovery = Some(opened.recovery);
-                return Ok(OpenStore { store: opened.store, recovery, owner: Some(owner) });
+                return Ok(OpenStore { store: opened.store, recovery, part: Part::Owner(owner) });
             }
             Err(OpenError::Owned(_)) => {}
             Err(error) => return Err(error),
         }
         match Remote::connect(folder).await {
-            Ok(store) => return Ok(OpenStore { store, recovery: None, owner: None }),
+            Ok(store) => return Ok(OpenStore { store, recovery: None, part: Part::Client }),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 let folder = folder.to_owned();
                 return Err(OpenError::Unreachable { folder, why: error.to_string() });
@@ -69,16 +81,20 @@ async fn open_folder(folder: &Path, clock: Clock, program: &str) -> Result<OpenS
 }
 
 impl OpenStore {
-    /// Whether this process owns the store.
+    /// Whether this process writes the store itself: it owns the folder, or is one of those that write a database.
     pub fn is_owner(&self) -> bool {
-        self.owner.is_some()
+        !matches!(self.part, Part::Client)
     }
 
-    /// Closes an owned store in good order; a connection is just given up.
+    /// Closes the store in good order; a connection to its owner is just given up.
     ///
     /// # Errors
     /// The end mark could not be written; nothing acknowledged is lost.
     pub fn close(self) -> Result<(), StoreError> {
-        self.owner.map_or(Ok(()), Owner::close)
+        match self.part {
+            Part::Owner(owner) => owner.close(),
+            Part::Client => Ok(()),
+            Part::Replica(replica) => replica.close(),
+        }
     }
 }

@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::FusedIterator;
 
+use bytes::Bytes;
+
 use super::embedded::{self, OpenError};
+use super::postgres;
 use super::url::StoreUrl;
 use crate::answer::Record;
 use crate::budget::Who;
@@ -23,6 +26,8 @@ pub struct ReadEntry {
     pub entry: Entry,
     /// What belongs to it; opened on demand.
     pub blobs: Vec<Blob>,
+    /// The entry as it is chained.
+    pub(crate) payload: Bytes,
 }
 
 /// Where the chain of one writer ends.
@@ -50,6 +55,9 @@ pub enum ReadError {
         /// How that is known.
         why: String,
     },
+    /// The database broke off.
+    #[error("the database cannot be read: {0}")]
+    Database(#[source] sqlx::Error),
 }
 
 impl ReadError {
@@ -60,7 +68,7 @@ impl ReadError {
                 JournalError::Corrupt { number, .. } | JournalError::NotUnderstood { number, .. },
             )
             | Self::Damaged { number, .. } => Some(*number),
-            Self::Journal(_) => None,
+            Self::Journal(_) | Self::Database(_) => None,
         }
     }
 }
@@ -81,6 +89,7 @@ pub struct Entries(Source);
 #[derive(Debug)]
 enum Source {
     Journal(embedded::Entries),
+    Log(postgres::Log),
 }
 
 /// A record, with the entry that holds it and who paid for it.
@@ -112,9 +121,7 @@ pub fn read_entries(url: &StoreUrl) -> Result<Entries, OpenError> {
         StoreUrl::Sled(folder) => {
             embedded::read_entries(folder).map(|entries| Entries(Source::Journal(entries)))
         }
-        StoreUrl::Postgres(_) => {
-            Err(OpenError::Database { url: url.clone(), why: "PostgreSQL is not supported yet".into() })
-        }
+        StoreUrl::Postgres(url) => postgres::read_log(url).map(|log| Entries(Source::Log(log))),
     }
 }
 
@@ -140,6 +147,7 @@ impl Entries {
     pub fn is_owned(&self) -> bool {
         match &self.0 {
             Source::Journal(entries) => entries.is_owned(),
+            Source::Log(log) => log.is_owned(),
         }
     }
 
@@ -147,6 +155,7 @@ impl Entries {
     pub fn torn(&self) -> Option<u64> {
         match &self.0 {
             Source::Journal(entries) => entries.torn(),
+            Source::Log(_) => None,
         }
     }
 
@@ -154,6 +163,7 @@ impl Entries {
     pub fn heads(&self) -> Vec<Head> {
         match &self.0 {
             Source::Journal(entries) => vec![entries.head()],
+            Source::Log(log) => log.heads(),
         }
     }
 }
@@ -164,6 +174,7 @@ impl Iterator for Entries {
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
             Source::Journal(entries) => entries.next().map(|read| read.map_err(ReadError::Journal)),
+            Source::Log(log) => log.next(),
         }
     }
 }
@@ -178,6 +189,7 @@ impl Records {
                 offset: read.offset,
                 why: why.to_owned(),
             }),
+            Source::Log(_) => ReadError::Damaged { number: read.number, why: why.to_owned() },
         };
         match &read.entry.fact {
             Fact::Reserved { hold, exchange, price, .. } => {

@@ -20,7 +20,8 @@ use crate::budget::Budget;
 use crate::entry::{Cause, Entry, HoldId, Origin, Tally};
 use crate::journal::{Draft, FileHeader, JournalError, Packed};
 use crate::price::Price;
-use crate::query::{Query, QueryKey};
+use crate::query::QueryKey;
+use crate::store::settling::records;
 use crate::store::{Clock, ReserveError, Settlement, StoreError};
 use crate::time::Timestamp;
 
@@ -210,11 +211,7 @@ impl Core {
     /// Counts items served without a call; the committing thread writes them a second later.
     pub(crate) fn tally(&self, tally: Tally) {
         let mut inner = self.lock();
-        let same = |kept: &&mut Tally| kept.who == tally.who && kept.model == tally.model;
-        if let Some(kept) = inner.tallies.iter_mut().find(same) {
-            kept.known = kept.known.saturating_add(tally.known);
-            kept.followed = kept.followed.saturating_add(tally.followed);
-            kept.saved = kept.saved.checked_add(tally.saved).unwrap_or(kept.saved);
+        if inner.tallies.iter_mut().any(|kept| kept.absorb(&tally)) {
             return;
         }
         if inner.tallies.len() >= TALLIES_MAX {
@@ -377,42 +374,9 @@ impl Inner {
         entry: &Entry,
         settlement: Settlement,
     ) -> Result<Vec<Arc<Record>>, StoreError> {
-        let crate::entry::Fact::Settled { items, .. } = &entry.fact else { return Ok(Vec::new()) };
         let exchange = self.book.exchange(hold);
         let (Some(exchange), Some(open)) = (exchange, self.open.get(&hold)) else { return Ok(Vec::new()) };
-        if settlement.items.len() != items.len() {
-            let (found, held) = (settlement.items.len(), items.len());
-            let why = format!("hold {} is for {held} items, and {found} were answered", hold.0);
-            return Err(StoreError::Contradiction(why));
-        }
-        let mut records = Vec::with_capacity(items.len());
-        for ((settled, held), (input, answer)) in items.iter().zip(&exchange.items).zip(settlement.items) {
-            let query = Query {
-                dialect: exchange.dialect.clone(),
-                operation: exchange.operation.clone(),
-                teacher: exchange.who.teacher.clone(),
-                revision: exchange.revision.clone(),
-                sample: held.sample,
-                headers: exchange.headers.clone(),
-                input,
-            };
-            if query.key() != settled.key {
-                let why = format!("the input answered is not the one held under key {}", settled.key);
-                return Err(StoreError::Contradiction(why));
-            }
-            records.push(Arc::new(Record {
-                key: settled.key,
-                query,
-                model: exchange.model.clone(),
-                answer,
-                envelope: settlement.envelope.clone(),
-                media: settlement.media.clone(),
-                share: settled.share,
-                priced: open.priced,
-                at: entry.at,
-            }));
-        }
-        Ok(records)
+        records(hold, exchange, open.priced, entry, settlement)
     }
 
     /// Takes over the state after a failed write: what was never durable never happened.

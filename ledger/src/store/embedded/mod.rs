@@ -26,21 +26,19 @@ use tokio::sync::watch;
 
 use self::core::{Core, NotTaken, Ticket};
 use self::place::{Place, records_at};
+use super::settling::pack;
 use super::{Doubt, Lost, Reservation, ReserveError, Settlement, Store, StoreError};
-use crate::answer::{Answer, Record};
+use crate::answer::Record;
 use crate::book::{Claim, Present};
 use crate::budget::Budget;
 use crate::entry::{Cause, HoldId, Origin, Tally};
-use crate::journal::{JournalError, Packed, pack_settlement};
+use crate::journal::{JournalError, Packed};
 use crate::price::Price;
 use crate::query::QueryKey;
 
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
 pub(crate) use read::{Entries, read_entries};
-
-/// Bodies together from which on packing them leaves the async threads.
-const PACK_AWAY_BYTES: usize = 256 << 10;
 
 /// The embedded store.
 pub struct Embedded {
@@ -245,20 +243,6 @@ impl Drop for Unclaimed<'_> {
 
 async fn wait(ticket: Ticket) -> Result<(), StoreError> {
     ticket.await.unwrap_or_else(|_| Err(StoreError::Gone("the committing thread ended".into())))
-}
-
-async fn pack(settlement: Settlement) -> Result<(Settlement, Vec<Packed>), StoreError> {
-    let size = |(input, answer): &(String, Answer)| input.len() + answer.body.len();
-    let work = |settlement: Settlement| {
-        let blobs = pack_settlement(&settlement.envelope, &settlement.items)
-            .map_err(|error| StoreError::Contradiction(error.to_string()))?;
-        Ok((settlement, blobs))
-    };
-    if settlement.items.iter().map(size).sum::<usize>() < PACK_AWAY_BYTES {
-        return work(settlement);
-    }
-    let packed = tokio::task::spawn_blocking(move || work(settlement)).await;
-    packed.map_err(|error| StoreError::Contradiction(error.to_string()))?
 }
 
 fn unreadable(error: &JournalError) -> StoreError {

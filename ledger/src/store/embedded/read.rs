@@ -80,7 +80,8 @@ impl Entries {
             Step::Frame(frame) => {
                 let frame = *frame;
                 let (number, offset) = (frame.number, frame.offset);
-                Ok(Some(ReadEntry { number, offset, entry: frame.entry, blobs: frame.blobs }))
+                let payload = frame.payload;
+                Ok(Some(ReadEntry { number, offset, entry: frame.entry, blobs: frame.blobs, payload }))
             }
             Step::End => {
                 let length = self.frames.source().len()?;
