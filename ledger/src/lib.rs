@@ -31,6 +31,7 @@ pub use money::{Amount, Usd};
 pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
 pub use query::{Query, QueryKey};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
+pub use store::copy::{Copied, CopyError, copy_store};
 pub use store::embedded::{Embedded, OpenError, Opened, Owner, Recovery};
 pub use store::open::{OpenStore, open_store};
 pub use store::postgres::{OpenedPostgres, Postgres, Replica};

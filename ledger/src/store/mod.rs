@@ -3,6 +3,7 @@
 //! Must not know teachers. Invariants: only a store makes a [`Reservation`], and what a method promised is durable
 //! when it returns.
 
+pub mod copy;
 pub mod embedded;
 pub mod open;
 pub mod postgres;

@@ -13,6 +13,7 @@ mod owner;
 mod place;
 mod read;
 mod recover;
+mod transcript;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +39,9 @@ use crate::query::QueryKey;
 
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
+pub(crate) use owner::own;
 pub(crate) use read::{Entries, read_entries};
+pub(crate) use transcript::Transcript;
 
 /// The embedded store.
 pub struct Embedded {

@@ -185,7 +185,7 @@ fn set_aside_torn(disk: &dyn Disk, torn: &Torn) -> io::Result<(u64, PathBuf)> {
 }
 
 /// Names a new journal.
-fn random_writer() -> io::Result<Writer> {
+pub(super) fn random_writer() -> io::Result<Writer> {
     use io::Read;
     let mut writer = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut writer)?;

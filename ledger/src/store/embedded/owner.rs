@@ -79,7 +79,7 @@ impl Drop for Owner {
 }
 
 /// Takes the lock; whoever has it owns the store.
-pub(super) fn own(folder: &Path) -> Result<File, OpenError> {
+pub(crate) fn own(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join(LOCK);
     let failed = |source| OpenError::Io { path: path.clone(), source };
     let lock = OpenOptions::new()

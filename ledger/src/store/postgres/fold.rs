@@ -10,7 +10,7 @@ use crate::entry::{Entry, Fact, HoldId};
 use crate::journal::{BodyFault, Draft, JournalError, Packed, read_payload};
 use crate::query::QueryKey;
 use crate::store::StoreError;
-use crate::store::read::ReadError;
+use crate::store::read::{ReadEntry, ReadError};
 
 /// The most bytes of one entry with its blobs: PostgreSQL takes no statement of a gigabyte.
 const ENTRY_BYTES_MAX: u64 = 384 << 20;
@@ -226,6 +226,15 @@ impl Fold {
         blobs: Vec<Packed>,
     ) -> Result<Drafted, StoreError> {
         let draft = Draft::new(entry, blobs).map_err(contradiction)?;
+        self.append_draft(writer, entry, draft)
+    }
+
+    /// Applies an entry of another record, byte for byte as it stands there.
+    pub(crate) fn copy(&mut self, writer: i64, read: &ReadEntry) -> Result<Drafted, StoreError> {
+        self.append_draft(writer, &read.entry, Draft::again(&read.payload, &read.blobs))
+    }
+
+    fn append_draft(&mut self, writer: i64, entry: &Entry, draft: Draft) -> Result<Drafted, StoreError> {
         let bytes = draft.bytes();
         if bytes > ENTRY_BYTES_MAX {
             let max = ENTRY_BYTES_MAX;

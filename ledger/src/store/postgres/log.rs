@@ -188,6 +188,30 @@ pub(crate) async fn begin_writer(
     Ok(next)
 }
 
+/// Whether anybody ever wrote here.
+pub(crate) async fn has_writers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM tuition.writer)").fetch_one(connection).await
+}
+
+/// Lets the transaction take as long as it takes.
+pub(crate) async fn take_time(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for setting in ["idle_in_transaction_session_timeout", "statement_timeout"] {
+        let set = sqlx::query("SELECT set_config($1, '0', true)").bind(setting);
+        set.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Leaves a writer that will write no more, as one that was not heard of for long.
+pub(crate) async fn leave_writer(
+    connection: &mut PgConnection,
+    writer: i64,
+    ended: bool,
+) -> Result<(), sqlx::Error> {
+    let left = sqlx::query("UPDATE tuition.writer SET heartbeat = to_timestamp(0), ended = $2 WHERE id = $1");
+    left.bind(writer).bind(ended).execute(connection).await.map(drop)
+}
+
 /// Says that `writer` lives; false where it was ended.
 pub(crate) async fn beat(connection: &mut PgConnection, writer: i64) -> Result<bool, sqlx::Error> {
     let beaten =

@@ -12,6 +12,7 @@ mod fold;
 mod link;
 mod log;
 mod read;
+mod target;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ use crate::price::Price;
 use crate::query::QueryKey;
 
 pub(crate) use read::{Log, read_log};
+pub(crate) use target::Target;
 
 /// How long a hold, a limit or the figures wait for the database; then nothing is bought.
 const HOLD_WAIT: Duration = Duration::from_secs(5);
