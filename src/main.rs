@@ -9,6 +9,7 @@ mod cache;
 mod config;
 mod demo;
 mod doctor;
+mod faults;
 mod install;
 mod interrupt;
 mod key;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return misread(&error),
     };
     let json = line.globals.json;
-    match run(line) {
+    match faults::arm().and_then(|()| run(line)) {
         Ok(exit) => exit.into(),
         Err(trouble) => {
             let words = Words::of(&trouble);

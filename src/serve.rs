@@ -17,7 +17,7 @@ use crate::args::Globals;
 use crate::config::{self, Config, Given};
 use crate::interrupt::Interrupt;
 use crate::words::{Exit, Trouble};
-use crate::{open, print, record, teachers};
+use crate::{faults, open, print, record, teachers};
 
 /// The variable that says what is logged, such as `debug` or `tuition_proxy=trace`.
 const LOG: &str = "TUITION_LOG";
@@ -87,7 +87,7 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
     };
     match globals.json {
         true => print::json(&json!({"listening": format!("http://{address}")})),
-        false => print::line(&format!("listening on http://{address}")),
+        false => print::line(&format!("listening on http://{address}{}", faults::mark())),
     }
     let stop = async move { interrupt.asked().await };
     let served = tuition_proxy::run(listener, proxy, stop).await;

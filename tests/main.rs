@@ -10,6 +10,7 @@ mod house;
 mod interrupt;
 mod kill;
 mod loop_closed;
+mod matrix;
 mod money;
 mod sdk;
 mod store;

@@ -11,6 +11,7 @@ pub mod answer;
 pub mod price;
 pub mod budget;
 pub mod entry;
+pub mod fault;
 pub mod book;
 pub mod journal;
 pub mod statement;

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tuition_ledger::Mode;
+use tuition_ledger::{Mode, fault};
 
 use crate::dashboard;
 use crate::dialect::{Api, Operation, Target};
@@ -262,6 +262,8 @@ async fn healthy() -> Response<Body> {
 async fn ready(State(front): State<Arc<Front>>) -> Response<Body> {
     let why = if front.is_draining() {
         Some("draining".to_owned())
+    } else if fault::is_armed() {
+        Some("fail points are armed: nothing here is to be relied on".to_owned())
     } else {
         match front.proxy.desk.store().present().await {
             Ok(present) => present.unwritable,
@@ -354,9 +356,10 @@ mod seated {
 
     use std::io;
     use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::task::{Context, Poll, ready};
 
     use tokio::io::ReadBuf;
+    use tuition_ledger::fault;
 
     use super::{AsyncRead, AsyncWrite, Seated};
 
@@ -376,7 +379,8 @@ mod seated {
             context: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(context, bytes)
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+            Poll::Ready(fault::sent(&[io::IoSlice::new(bytes)], written).map(|()| written))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -392,7 +396,8 @@ mod seated {
             context: &mut Context<'_>,
             parts: &[io::IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+            let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, parts))?;
+            Poll::Ready(fault::sent(parts, written).map(|()| written))
         }
 
         fn is_write_vectored(&self) -> bool {

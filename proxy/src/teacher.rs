@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
+use tuition_ledger::fault::{self, Stage};
 use tuition_ledger::{Billing, Cause, Failure, Live, Order, Reply, Teacher};
 
 use crate::dialect::openai::stream::{MEDIA as STREAM, Progress};
@@ -232,6 +233,9 @@ impl HttpTeacher {
         let mut chunks = response.bytes_stream();
         let mut body = BytesMut::new();
         while let Some(chunk) = chunks.next().await {
+            if let Err(failure) = self.pass(Stage::ChunkIn).await {
+                return (body.freeze(), Err(failure));
+            }
             match chunk {
                 Err(error) => return (body.freeze(), Err(self.not_sent(&error))),
                 Ok(chunk) if body.len() + chunk.len() > self.settings.answer_bytes_max => {
@@ -241,6 +245,15 @@ impl HttpTeacher {
             }
         }
         (body.freeze(), Ok(()))
+    }
+
+    /// Passes a step at which a test may break the connection off.
+    async fn pass(&self, stage: Stage) -> Result<(), Failure> {
+        fault::point_in_task(stage).await.map_err(|error| self.broken(&error))
+    }
+
+    fn broken(&self, error: &std::io::Error) -> Failure {
+        self.failure(Cause::BrokenOff, Billing::Unknown, format!("the connection broke off: {error}"))
     }
 
     fn too_large(&self) -> Failure {
@@ -288,6 +301,11 @@ impl HttpTeacher {
             } else {
                 chunks.next().await
             };
+            if next.is_some()
+                && let Err(failure) = self.pass(Stage::ChunkIn).await
+            {
+                break Err(failure);
+            }
             match next {
                 None => break Ok(()),
                 Some(Err(error)) => break Err(self.not_sent(&error)),
@@ -381,7 +399,10 @@ impl Teacher for HttpTeacher {
         }
         let request = self.client.post(format!("{}{}", self.base, order.forward.path));
         let request = request.headers(headers).body(body);
-        let response = request.send().await.map_err(|error| self.not_sent(&error))?;
+        let response = fault::point_while(Stage::BytesSent, request.send()).await;
+        let response = response.map_err(|error| self.broken(&error))?;
+        let response = response.map_err(|error| self.not_sent(&error))?;
+        self.pass(Stage::HeadersIn).await?;
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
@@ -394,6 +415,7 @@ impl Teacher for HttpTeacher {
         let evidence =
             |failure| Failure { status: Some(status), media: media.clone(), body: body.clone(), ..failure };
         end.map_err(evidence)?;
+        self.pass(Stage::BodyComplete).await.map_err(evidence)?;
         operation
             .reply(led.len(), self.settings.rows, &media, body.clone())
             .map_err(|error| evidence(self.failure(Cause::Malformed, Billing::Unknown, error.to_string())))

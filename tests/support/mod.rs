@@ -2,15 +2,17 @@
 //! Knows the pinned outside (files, HTTP, JSON); must not call into the rooms.
 //! Invariant: whatever is started here ends with the test.
 
+mod answer;
 mod client;
 mod python;
 mod server;
 mod statement;
 mod upstream;
 
+pub(crate) use answer::{content, read};
 pub(crate) use client::{Client, Reply};
 pub(crate) use python::Python;
-pub(crate) use server::{TestServer, tuition};
+pub(crate) use server::{STAGES, TestServer, tuition};
 pub(crate) use statement::Statement;
 pub(crate) use upstream::{Bill, Upstream, vector};
 

@@ -5,7 +5,7 @@
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use tempfile::TempDir;
 
@@ -14,11 +14,26 @@ pub(crate) const SECRET: (&str, &str) = ("TUITION_TEST_KEY", "sk-of-the-teacher"
 
 const READY_LINES: usize = 20;
 
+/// The steps of a paid call that have a fail point, in the order in which a call takes them.
+pub(crate) const STAGES: [&str; 10] = [
+    "hold-appended",
+    "hold-synced",
+    "bytes-sent",
+    "headers-in",
+    "chunk-in",
+    "body-complete",
+    "settle-appended",
+    "settle-synced",
+    "index-applied",
+    "reply-sent",
+];
+
 /// A folder with `tuition.toml`, its store, and the running `tuition serve`.
 pub(crate) struct TestServer {
     folder: TempDir,
     child: Option<Child>,
     address: String,
+    faults: Option<PathBuf>,
 }
 
 /// `tuition ARGUMENTS` in `folder`, ready to be started.
@@ -37,7 +52,7 @@ impl TestServer {
     /// As `start`, with more lines in `[serve]`.
     pub(crate) fn start_with(serve: &str, teachers_and_budgets: &str) -> TestServer {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = TestServer { folder, child: None, address: String::new() };
+        let mut server = TestServer { folder, child: None, address: String::new(), faults: None };
         server.configure(serve, teachers_and_budgets);
         server.restart();
         server
@@ -54,12 +69,11 @@ impl TestServer {
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut child = tuition(self.folder(), &["serve"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = tuition(self.folder(), &["serve"]);
+        if let Some(folder) = &self.faults {
+            command.env("TUITION_FAULTS", every_stage()).env("TUITION_FAULTS_AT", folder);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         self.child = Some(child);
         for _ in 0..READY_LINES {
@@ -83,6 +97,11 @@ impl TestServer {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// From the next start on, asks whoever listens in `folder` at every step of a paid call.
+    pub(crate) fn ask_at_every_step(&mut self, folder: &Path) {
+        self.faults = Some(folder.to_owned());
     }
 
     /// kill -9, and the end of the process.
@@ -119,7 +138,7 @@ impl TestServer {
         serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error} in {stdout}"))
     }
 
-    fn log(&self) -> std::path::PathBuf {
+    fn log(&self) -> PathBuf {
         self.folder().join("serve.log")
     }
 }
@@ -135,6 +154,11 @@ impl Drop for TestServer {
             eprintln!("--- serve.log\n{}", fs::read_to_string(self.log()).unwrap_or_default());
         }
     }
+}
+
+/// Every fail point, armed to ask the test.
+fn every_stage() -> String {
+    STAGES.map(|stage| format!("{stage}=return(ask)")).join(";")
 }
 
 /// The first loopback address in a line.

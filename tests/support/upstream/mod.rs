@@ -40,6 +40,7 @@ pub(crate) struct Desk {
     misbehaved: Mutex<BTreeSet<String>>,
     gate: Semaphore,
     at_the_gate: watch::Sender<usize>,
+    charged: watch::Sender<usize>,
 }
 
 impl Upstream {
@@ -52,6 +53,7 @@ impl Upstream {
             misbehaved: Mutex::default(),
             gate: Semaphore::new(0),
             at_the_gate: watch::Sender::new(0),
+            charged: watch::Sender::new(0),
         });
         let routes = Router::new()
             .route("/v1/chat/completions", post(chat_completions))
@@ -102,6 +104,12 @@ impl Upstream {
         waiting.wait_for(|waiting| *waiting >= count).await.unwrap();
     }
 
+    /// Waits until `count` requests have been charged.
+    pub(crate) async fn charged(&self, count: usize) {
+        let mut charged = self.desk.charged.subscribe();
+        charged.wait_for(|charged| *charged >= count).await.unwrap();
+    }
+
     /// Lets `count` questions through the gate.
     pub(crate) fn open_the_gate(&self, count: usize) {
         self.desk.gate.add_permits(count);
@@ -140,6 +148,7 @@ impl Desk {
         };
         served.charge.key = key;
         self.charges.lock().unwrap().push(served.charge);
+        self.charged.send_modify(|charged| *charged += 1);
         if mischief.gate {
             self.at_the_gate.send_modify(|waiting| *waiting += 1);
             self.gate.acquire().await.expect("the gate is never closed").forget();

@@ -3,6 +3,7 @@
 //! Must not know what entries mean. Invariants: nobody hears that an entry is durable before its group is synced; after a
 //! write or a sync that failed nothing more is written, whatever a later sync would say.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{CHECKPOINT, Checkpoint};
 use super::core::{Core, Pending};
 use super::recover::State;
+use crate::fault::{self, Stage};
 use crate::store::StoreError;
 
 /// Hits are written at most this long after they were served.
@@ -94,13 +96,29 @@ impl Committer {
             number += 1;
             chain = draft.write(&mut bytes, &self.core.header.writer, number, self.position, &chain);
         }
-        let disk = &self.core.disk;
-        if let Err(error) = disk.write_at(&bytes, self.position).and_then(|()| disk.sync()) {
+        if let Err(error) = self.write(&bytes, &group) {
             return self.fail(group, &error);
         }
         (self.last, self.number, self.chain) = (last, number, chain);
         self.position += bytes.len() as u64;
         self.show(group);
+    }
+
+    /// Writes a group and syncs it.
+    fn write(&self, bytes: &[u8], group: &[Pending]) -> io::Result<()> {
+        let disk = &self.core.disk;
+        let length = bytes.len() as u64;
+        let [appended, synced] = [0, 1].map(|at| {
+            let stages = group.iter().filter_map(|pending| Some(pending.stages?[at]));
+            stages.collect::<BTreeSet<Stage>>()
+        });
+        disk.write_at(bytes, self.position)?;
+        for stage in appended {
+            fault::point_or_tear(stage, || disk.cut(self.position + length / 2))?;
+        }
+        disk.sync()?;
+        fault::note_synced(self.position + length)?;
+        synced.into_iter().try_for_each(fault::point)
     }
 
     /// Shows what has become durable, then answers everybody who waits for it.

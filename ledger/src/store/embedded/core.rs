@@ -18,6 +18,7 @@ use crate::answer::Record;
 use crate::book::{Book, BookError, Claim, NotReserved, Present};
 use crate::budget::Budget;
 use crate::entry::{Cause, Entry, HoldId, Origin, Tally};
+use crate::fault::Stage;
 use crate::journal::{Draft, FileHeader, JournalError, Packed};
 use crate::price::Price;
 use crate::query::QueryKey;
@@ -41,6 +42,8 @@ pub(crate) type Ticket = oneshot::Receiver<Result<(), StoreError>>;
 /// Something enqueued: an entry, or (without a draft) a wait for everything before it.
 pub(crate) struct Pending {
     pub(crate) draft: Option<Draft>,
+    /// Where a test may make its writing and its syncing go wrong.
+    pub(crate) stages: Option<[Stage; 2]>,
     /// Records that become known once it is durable.
     pub(crate) known: Vec<(Place, Arc<Record>)>,
     pub(crate) done: oneshot::Sender<Result<(), StoreError>>,
@@ -285,7 +288,7 @@ impl Core {
     /// A ticket for everything that is enqueued by now.
     fn barrier(&self, inner: &mut Inner) -> Ticket {
         let (done, ticket) = oneshot::channel();
-        inner.queue.push(Pending { draft: None, known: Vec::new(), done });
+        inner.queue.push(Pending { draft: None, stages: None, known: Vec::new(), done });
         self.wake.notify_one();
         ticket
     }
@@ -312,7 +315,7 @@ impl Core {
         let known =
             place.map_or_else(Vec::new, |place| records.into_iter().map(|record| (place, record)).collect());
         let (done, ticket) = oneshot::channel();
-        inner.queue.push(Pending { draft: Some(draft), known, done });
+        inner.queue.push(Pending { draft: Some(draft), stages: Stage::of(&entry.fact), known, done });
         self.wake.notify_one();
         Ok(ticket)
     }

@@ -18,6 +18,7 @@ use sled::Db;
 use super::disk::Disk;
 use super::place::{Place, records_at};
 use crate::answer::Record;
+use crate::fault::{self, Stage};
 use crate::journal::{FileHeader, Writer};
 use crate::query::QueryKey;
 
@@ -200,7 +201,8 @@ impl Filler {
     fn add(&self, known: &[(Place, Arc<Record>)], position: u64) -> Result<(), String> {
         let Some(db) = self.db() else { return Ok(()) };
         let known = known.iter().map(|(place, record)| (*place, &**record));
-        self.write(&db, known, Some(position))
+        self.write(&db, known, Some(position))?;
+        fault::point(Stage::IndexApplied).map_err(|error| error.to_string())
     }
 
     fn write<'a>(
