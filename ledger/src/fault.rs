@@ -210,9 +210,9 @@ pub fn sent(parts: &[IoSlice<'_>], written: usize) -> io::Result<()> {
 }
 
 /// Notes how much of the journal is synced, before anybody is told.
-pub(crate) fn note_synced(length: u64) -> io::Result<()> {
-    let noted = CONTROL.get().map(|control| control.synced.write_all_at(&length.to_le_bytes(), 0));
-    noted.unwrap_or(Ok(()))
+pub(crate) fn note_synced(length: impl FnOnce() -> io::Result<u64>) -> io::Result<()> {
+    let Some(control) = CONTROL.get() else { return Ok(()) };
+    control.synced.write_all_at(&length()?.to_le_bytes(), 0)
 }
 
 /// What is to happen at `stage`, if anything.

@@ -100,7 +100,7 @@ impl Lead {
     }
 
     async fn attempt(self: &Arc<Self>) -> Attempt {
-        if let Err(open) = self.desk.breaker.check(self.teacher.name(), std::time::Instant::now()) {
+        if let Err(open) = self.desk.breaker.check(self.teacher.name(), Instant::now().into_std()) {
             return Attempt::Done(Led::Refused(DeskError::CircuitOpen {
                 teacher: self.teacher.name().to_owned(),
                 failures: open.failures,
@@ -128,13 +128,16 @@ impl Lead {
         let lead = Arc::clone(self);
         let mut asking: Asking =
             Box::pin(async move { lead.teacher.ask(&lead.order, &lead.led, &lead.live).await });
-        let mut progress = self.live.progress();
+        let mut shown = 0;
         let mut deadline = Instant::now() + self.teacher.timeout();
         loop {
             tokio::select! {
                 biased;
                 reply = &mut asking => return Asked::Replied(reply),
-                _ = progress.changed() => deadline = Instant::now() + self.teacher.timeout(),
+                grown = self.live.grown(shown) => {
+                    shown = grown;
+                    deadline = Instant::now() + self.teacher.timeout();
+                }
                 () = sleep_until(deadline) => return Asked::Silent(asking),
             }
         }
@@ -253,7 +256,7 @@ impl Lead {
 
     /// The call may have been billed: its hold counts until it is resolved.
     async fn doubt(&self, reservation: Reservation, failure: Failure) -> Led {
-        self.desk.breaker.failed(self.teacher.name(), std::time::Instant::now());
+        self.desk.breaker.failed(self.teacher.name(), Instant::now().into_std());
         let forfeited =
             self.desk.store.forfeit(reservation, failure.cause.clone(), failure.body.clone()).await;
         Led::Failed(Arc::new(match forfeited {
@@ -264,7 +267,7 @@ impl Lead {
 
     /// The hold becomes unknown; the answer is waited for once more as long, and settles the hold after all if it comes.
     async fn time_out(self: &Arc<Self>, reservation: Reservation, asking: Asking) -> Led {
-        self.desk.breaker.failed(self.teacher.name(), std::time::Instant::now());
+        self.desk.breaker.failed(self.teacher.name(), Instant::now().into_std());
         let message = format!("no answer within {} s", self.teacher.timeout().as_secs_f64());
         let failure = self.failure(Cause::TimedOut, message, Bytes::new());
         let doubt = match self.desk.store.forfeit(reservation, Cause::TimedOut, Bytes::new()).await {
@@ -274,6 +277,7 @@ impl Lead {
         let lead = Arc::clone(self);
         tokio::spawn(async move {
             let late = tokio::select! {
+                biased;
                 reply = timeout(lead.teacher.timeout(), asking) => reply,
                 () = lead.desk.drained() => return,
             };

@@ -2,10 +2,11 @@
 //!
 //! Must not know what the bytes mean. Invariant: bytes that were held back are shown only after the answer is durable.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::answer::Record;
 use crate::desk::DeskError;
@@ -33,7 +34,7 @@ struct Buffer {
 pub struct Live {
     // Held for the length of a push or a copy, never across an await: writers and readers are different tasks.
     buffer: Mutex<Buffer>,
-    changed: watch::Sender<()>,
+    changed: Notify,
     streamed: bool,
 }
 
@@ -42,7 +43,6 @@ pub struct Live {
 pub struct LiveReader {
     live: Arc<Live>,
     position: usize,
-    changed: watch::Receiver<()>,
 }
 
 /// What a reader gets next.
@@ -57,7 +57,7 @@ pub enum Step {
 impl Live {
     /// An answer that has not begun; `streamed` where the teacher was asked for a stream.
     pub fn new(streamed: bool) -> Self {
-        Self { buffer: Mutex::default(), changed: watch::Sender::new(()), streamed }
+        Self { buffer: Mutex::default(), changed: Notify::new(), streamed }
     }
 
     /// Whether the teacher was asked for a stream, so that chunks come before the end.
@@ -68,7 +68,7 @@ impl Live {
     /// Shows bytes to all readers.
     pub fn push(&self, bytes: Bytes) {
         self.lock().shown.push(bytes);
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Keeps bytes back until the answer is durable.
@@ -85,7 +85,7 @@ impl Live {
         }
         buffer.ending = Some(ending);
         drop(buffer);
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Whether it has ended.
@@ -105,34 +105,36 @@ impl Live {
 
     /// Waits for the end.
     pub async fn ended(&self) -> Ending {
-        let mut changed = self.changed.subscribe();
-        loop {
-            if let Some(ending) = self.lock().ending.clone() {
-                return ending;
-            }
-            changed.changed().await.expect("the sender lives as long as `self`");
-        }
+        self.until(|buffer| buffer.ending.clone()).await
     }
 
-    /// Notifies of every push and of the end.
-    pub(crate) fn progress(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    /// Waits until more than `seen` chunks are shown, and says how many.
+    pub(crate) async fn grown(&self, seen: usize) -> usize {
+        self.until(|buffer| Some(buffer.shown.len()).filter(|shown| *shown > seen)).await
     }
 
     /// Waits until something is shown, or the end.
     pub(crate) async fn begun(&self) {
-        let mut changed = self.changed.subscribe();
-        while {
-            let buffer = self.lock();
-            buffer.shown.is_empty() && buffer.ending.is_none()
-        } {
-            changed.changed().await.expect("the sender lives as long as `self`");
+        self.until(|buffer| (!buffer.shown.is_empty() || buffer.ending.is_some()).then_some(())).await;
+    }
+
+    /// Waits until `find` finds something; who waited first is woken first, so that a seed is a history.
+    async fn until<T>(&self, mut find: impl FnMut(&Buffer) -> Option<T>) -> T {
+        let mut changed = pin!(self.changed.notified());
+        loop {
+            changed.as_mut().enable();
+            let found = find(&self.lock());
+            if let Some(found) = found {
+                return found;
+            }
+            changed.as_mut().await;
+            changed.set(self.changed.notified());
         }
     }
 
     /// Reads from the beginning.
     pub fn read(self: &Arc<Self>) -> LiveReader {
-        LiveReader { changed: self.changed.subscribe(), live: Arc::clone(self), position: 0 }
+        LiveReader { live: Arc::clone(self), position: 0 }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Buffer> {
@@ -148,20 +150,13 @@ impl LiveReader {
 
     /// The next bytes, or the end.
     pub async fn next(&mut self) -> Step {
-        loop {
-            self.changed.mark_unchanged();
-            let (chunk, ending) = {
-                let buffer = self.live.lock();
-                (buffer.shown.get(self.position).cloned(), buffer.ending.clone())
-            };
-            if let Some(chunk) = chunk {
-                self.position += 1;
-                return Step::Chunk(chunk);
-            }
-            if let Some(ending) = ending {
-                return Step::Ended(ending);
-            }
-            self.changed.changed().await.expect("the sender lives as long as the reader's `live`");
-        }
+        let position = self.position;
+        let step = self.live.until(|buffer| match buffer.shown.get(position) {
+            Some(chunk) => Some(Step::Chunk(chunk.clone())),
+            None => buffer.ending.clone().map(Step::Ended),
+        });
+        let step = step.await;
+        self.position += usize::from(matches!(step, Step::Chunk(_)));
+        step
     }
 }

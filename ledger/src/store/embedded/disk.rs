@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::fault;
 use crate::journal::{FileHeader, Source};
 
 /// The journal's name in the store's folder.
@@ -69,7 +70,8 @@ impl Disk for FolderDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.journal.sync_data()
+        self.journal.sync_data()?;
+        fault::note_synced(|| self.len())
     }
 
     fn cut(&self, length: u64) -> io::Result<()> {

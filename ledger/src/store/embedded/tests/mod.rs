@@ -4,3 +4,4 @@ mod disk;
 mod folder;
 mod histories;
 mod order;
+mod simulation;
