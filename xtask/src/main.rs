@@ -3,7 +3,10 @@
 //! Invariant: it exits 0 only if everything was installed and every test passed.
 #![expect(clippy::print_stderr, reason = "a program that speaks to the person who started it")]
 
+mod mutants;
+mod patch;
 mod python;
+mod simulate;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,13 +14,17 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str =
     "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test
-       cargo xtask install                      installs it and stops";
+       cargo xtask install                      installs it and stops
+       cargo xtask simulate [--seed S] [--histories N]   simulated histories, as many as one likes
+       cargo xtask mutants [NAME...]            puts deliberate bugs into a copy, and demands red tests";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((chore, rest)) if chore == "test" => install().and_then(|()| test(rest)),
         Some((chore, [])) if chore == "install" => install(),
+        Some((chore, rest)) if chore == "simulate" => simulate::run(rest),
+        Some((chore, rest)) if chore == "mutants" => mutants::run(rest),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
