@@ -2,14 +2,16 @@
 //!
 //! `cargo run --release -p tuition-trainer --example digits_ckd -- digits.csv.gz docs/results/digits.md`
 //!
-//! A third argument chooses the teacher: `converged` (the default) or `soft`, which is narrower and held back by weight
-//! decay, so that its logits are small.
+//! A third argument chooses the setting: `converged` (the default); `soft`, whose teacher is narrower and held back by
+//! weight decay, so that its logits are small; or, both with the teacher of `converged`, inputs standardised over the rows
+//! without their labels, and one learning rate for every method: `untuned` (a run file's default rate) and `one-rate`
+//! (the double of it, on seeds of its own).
 //!
 //! The file is the one inside the `scikit-learn` package (`sklearn/datasets/data/digits.csv.gz`): 64 pixels and a label a
 //! row. Each seed shuffles the rows, trains a wide teacher of its own on some of them by their true labels, and holds 500
 //! back for the test; a call is the teacher's logits on one of the remaining rows. A method sees N training answers and
-//! N / 5 validation answers; all methods of a seed see the same ones. The learning rate of each method is the best of the
-//! same five by validation agreement at N = 100 on seeds of their own; the test part chooses nothing.
+//! N / 5 validation answers; all methods of a seed see the same ones. Where it is tuned, the learning rate of each method is
+//! the best of the same five by validation agreement at N = 100 on seeds of their own; the test part chooses nothing.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -27,7 +29,6 @@ use tuition_trainer::{
 };
 
 const CALLS: [usize; 4] = [50, 100, 200, 400];
-const SEEDS: std::ops::Range<u64> = 0..10;
 const TUNING_SEEDS: std::ops::Range<u64> = 100..103;
 const TUNING_CALLS: usize = 100;
 const RATES: [f64; 5] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2];
@@ -48,30 +49,42 @@ const METHODS: [(&str, &str); 12] = [
     ("CKD-MSE as published (both terms)", "losses = [{ kind = 'ckd', w_cls = 1.0 }]\noffset_fix = false"),
     ("the published pair of terms + offset fix", "losses = [{ kind = 'ckd', w_cls = 1.0 }]"),
 ];
-/// A way to train the teacher.
-struct TeacherKind {
+/// How the teacher is trained, and how much is chosen for the students.
+struct Setting {
     name: &'static str,
     words: &'static str,
     rows: usize,
     hidden: &'static str,
     train: &'static str,
+    /// Whether inputs have mean 0 and deviation 1 in each pixel, instead of lying in 0..1.
+    standardised: bool,
+    /// The learning rate of every method; none: each has its own, tuned.
+    rate: Option<f64>,
+    seeds: std::ops::Range<u64>,
 }
 
-const TEACHERS: [TeacherKind; 2] = [
-    TeacherKind {
-        name: "converged",
-        words: "64-256-256-10, 3,000 steps, no weight decay",
-        rows: 817,
-        hidden: "[256, 256]",
-        train: "steps = 3000, lr = 1e-3",
-    },
-    TeacherKind {
+const CONVERGED: Setting = Setting {
+    name: "converged",
+    words: "64-256-256-10, 3,000 steps, no weight decay",
+    rows: 817,
+    hidden: "[256, 256]",
+    train: "steps = 3000, lr = 1e-3",
+    standardised: false,
+    rate: None,
+    seeds: 0..10,
+};
+const SETTINGS: [Setting; 4] = [
+    CONVERGED,
+    Setting {
         name: "soft",
         words: "64-256-10, 1,500 steps, weight decay 0.01, cosine to zero",
         rows: 700,
         hidden: "[256]",
         train: "steps = 1500, lr = 2e-3, weight_decay = 0.01, schedule = 'cosine'",
+        ..CONVERGED
     },
+    Setting { name: "untuned", standardised: true, rate: Some(1e-3), ..CONVERGED },
+    Setting { name: "one-rate", standardised: true, rate: Some(2e-3), seeds: 20..30, ..CONVERGED },
 ];
 const LABELS_AND_KD: usize = 1;
 const LOGIT_MSE: usize = 2;
@@ -97,21 +110,29 @@ fn main() -> Result<(), Failure> {
     let (digits, page, kind) = match &arguments[..] {
         [digits, page] => (digits, page, "converged"),
         [digits, page, kind] => (digits, page, kind.as_str()),
-        _ => return Err("usage: digits_ckd DIGITS.csv.gz PAGE.md [converged|soft]".into()),
+        _ => return Err("usage: digits_ckd DIGITS.csv.gz PAGE.md [converged|soft|untuned|one-rate]".into()),
     };
-    let kind =
-        TEACHERS.iter().find(|teacher| teacher.name == kind).ok_or("the teacher is `converged` or `soft`")?;
+    let kind = SETTINGS
+        .iter()
+        .find(|setting| setting.name == kind)
+        .ok_or("the setting is `converged`, `soft`, `untuned` or `one-rate`")?;
     let started = std::time::Instant::now();
-    let rows = read(Path::new(digits))?;
+    let mut rows = read(Path::new(digits))?;
+    if kind.standardised {
+        standardise(&mut rows);
+    }
     let mut out = std::io::stdout();
-    let tuning = worlds(&rows, kind, TUNING_SEEDS)?;
-    let mut rates: Vec<f64> = (0..METHODS.len())
-        .map(|method| if method == WITHHELD { Ok(0.0) } else { tune(&tuning, method) })
-        .collect::<Result<_, _>>()?;
-    // The same training as with the fix, so that the row shows what the fix alone does.
-    rates[WITHHELD] = rates[FIXED];
+    let mut rates = vec![kind.rate.unwrap_or_default(); METHODS.len()];
+    if kind.rate.is_none() {
+        let tuning = worlds(&rows, kind, TUNING_SEEDS)?;
+        for (method, rate) in rates.iter_mut().enumerate().filter(|(method, _)| *method != WITHHELD) {
+            *rate = tune(&tuning, method)?;
+        }
+        // The same training as with the fix, so that the row shows what the fix alone does.
+        rates[WITHHELD] = rates[FIXED];
+    }
     writeln!(out, "learning rates: {rates:?}; {:.0} s", started.elapsed().as_secs_f64())?;
-    let worlds = worlds(&rows, kind, SEEDS)?;
+    let worlds = worlds(&rows, kind, kind.seeds.clone())?;
     let mut accuracy: Vec<Vec<Measure>> = Vec::new();
     let mut agreement: Vec<Vec<Measure>> = Vec::new();
     for (method, (name, _)) in METHODS.iter().enumerate() {
@@ -143,15 +164,29 @@ fn read(path: &Path) -> Result<Vec<(Vec<f32>, u32)>, Failure> {
     Ok(rows)
 }
 
+/// Moves each pixel to mean 0 and deviation 1 over all rows; one that never changes only to mean 0.
+fn standardise(rows: &mut [(Vec<f32>, u32)]) {
+    let count = rows.len() as f64;
+    for pixel in 0..rows.first().map_or(0, |(pixels, _)| pixels.len()) {
+        let mean = rows.iter().map(|(pixels, _)| f64::from(pixels[pixel])).sum::<f64>() / count;
+        let off = |(pixels, _): &(Vec<f32>, u32)| (f64::from(pixels[pixel]) - mean).powi(2);
+        let deviation = (rows.iter().map(off).sum::<f64>() / count).sqrt();
+        let scale = if deviation > 1e-6 { deviation } else { 1.0 };
+        for (pixels, _) in rows.iter_mut() {
+            pixels[pixel] = ((f64::from(pixels[pixel]) - mean) / scale) as f32;
+        }
+    }
+}
+
 fn worlds(
     rows: &[(Vec<f32>, u32)],
-    kind: &TeacherKind,
+    kind: &Setting,
     seeds: std::ops::Range<u64>,
 ) -> Result<Vec<World>, Failure> {
     seeds.into_par_iter().map(|seed| world(rows, kind, seed)).collect()
 }
 
-fn world(rows: &[(Vec<f32>, u32)], kind: &TeacherKind, seed: u64) -> Result<World, Failure> {
+fn world(rows: &[(Vec<f32>, u32)], kind: &Setting, seed: u64) -> Result<World, Failure> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let mut examples = order.iter().map(|at| {
@@ -263,7 +298,7 @@ fn differences(table: &[Vec<Measure>], one: usize, other: usize) -> Vec<Measure>
 }
 
 fn write_page(
-    kind: &TeacherKind,
+    kind: &Setting,
     accuracy: &[Vec<Measure>],
     agreement: &[Vec<Measure>],
     rates: &[f64],
@@ -276,9 +311,21 @@ fn write_page(
         "Made by `cargo run --release -p tuition-trainer --example digits_ckd -- digits.csv.gz PAGE.md {}` in {minutes:.0} minutes. The file is inside the `scikit-learn` package: `sklearn/datasets/data/digits.csv.gz`.\n",
         kind.name
     )?;
+    let inputs = if kind.standardised {
+        "Pixels have mean 0 and deviation 1 over all images (labels play no part in that)"
+    } else {
+        "Pixels lie between 0 and 1"
+    };
+    let rate = match kind.rate {
+        None => format!(
+            "The learning rate is the best of {RATES:?} by validation agreement at N = {TUNING_CALLS} on three other seeds, the same effort for each; the test part chose nothing"
+        ),
+        Some(rate) => format!("No method is tuned: the learning rate is {rate} for each"),
+    };
+    let (first, last) = (kind.seeds.start, kind.seeds.end - 1);
     writeln!(
         page,
-        "Ten seeds; each shuffles the 1,797 images, trains a teacher of its own ({}) on {} by their true labels (test accuracy {} %), and tests on 500. A call is the teacher's logits on one of the rest. The student is 64-32-10, AdamW, 2,000 steps of 64 (tuples, for comparisons), cosine to zero, weight decay 1e-4. N answers train, N / 5 more validate; every method of a seed sees the same ones. The learning rate is the best of {RATES:?} by validation agreement at N = {TUNING_CALLS} on three other seeds, the same effort for each; the test part chose nothing. Means ± half of the 95 % interval (Student's t) over seeds.\n",
+        "Ten seeds, {first} to {last}; each shuffles the 1,797 images, trains a teacher of its own ({}) on {} by their true labels (test accuracy {} %), and tests on 500. {inputs}. A call is the teacher's logits on one of the rest. The student is 64-32-10, AdamW, 2,000 steps of 64 (tuples, for comparisons), cosine to zero, weight decay 1e-4. N answers train, N / 5 more validate; every method of a seed sees the same ones. {rate}. Means ± half of the 95 % interval (Student's t) over seeds.\n",
         kind.words,
         kind.rows,
         cell(teacher)
@@ -321,7 +368,7 @@ fn write_page(
     }
     let bare = [
         ("as published, both terms", PUBLISHED),
-        ("the teacher's term alone, tuned by itself", UNANCHORED),
+        ("the teacher's term alone", UNANCHORED),
         ("the same students, fix withheld", WITHHELD),
     ];
     for (name, bare) in bare {
