@@ -26,7 +26,7 @@ pub(crate) struct Globals {
     /// The configuration; without it `tuition.toml` is read where there is one.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The store, such as `sled:./tuition.store`; overrides the configuration.
+    /// The store, such as `sled:./tuition.store` or `postgres://user@host/database`; overrides the configuration.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Prints one JSON object on standard output, and nothing else there.
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Resolve(crate::resolve::ResolveArgs),
     /// Shows recorded answers.
     Cache(crate::cache::CacheArgs),
+    /// Moves the record to another store, a folder or a database; every entry is held against its copy.
+    Copy(crate::copy::CopyArgs),
     /// Installs ONNX Runtime and what the demo needs.
     Setup,
     /// Looks at the configuration, the store, the teachers and the machine.
@@ -120,6 +122,8 @@ mod tests {
             ("resolve 7 --free", Some(MissingRequiredArgument)),
             ("cache list --run r --limit 5", None),
             ("cache show abc", Some(ValueValidation)),
+            ("copy sled:./a postgres://u@h/d", None),
+            ("copy sled:./a", Some(MissingRequiredArgument)),
             ("key new alice", None),
             ("setup --json", None),
             ("doctor", None),

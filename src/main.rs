@@ -7,6 +7,7 @@ mod audit;
 mod budget;
 mod cache;
 mod config;
+mod copy;
 mod demo;
 mod doctor;
 mod faults;
@@ -82,6 +83,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Budget(args) => budget::run(args, globals).await,
         Command::Resolve(args) => resolve::run(args, globals).await,
         Command::Cache(args) => cache::run(args, globals),
+        Command::Copy(args) => copy::run(args, globals).await,
         Command::Setup => install::run(globals).await,
         Command::Doctor => doctor::run(globals),
         Command::Demo => demo::run(globals).await,

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use tuition_ledger::{DeskError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit};
+use tuition_ledger::{
+    CopyError, DeskError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit,
+};
 use tuition_proxy::{ServeError, SettingsError};
 use tuition_trainer::TrainError;
 use tuition_trainer::acquire::AcquireError;
@@ -71,6 +73,9 @@ pub(crate) enum Trouble {
     /// Opening or reading a store.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Copying a record.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// Settings that make no HTTP teacher.
     #[error(transparent)]
     Teacher(#[from] SettingsError),
@@ -174,6 +179,7 @@ impl Words {
             Trouble::Desk(error) => desk(error),
             Trouble::Store(error) => (error.to_string(), store(error), Exit::Failed),
             Trouble::Open(error) => (chain(error), opening(error), Exit::Failed),
+            Trouble::Copy(error) => (chain(error), copying(error), Exit::Failed),
             Trouble::Teacher(error) => (chain(error), None, Exit::Failed),
             Trouble::Setup(error) => (chain(error), setup(error), Exit::Failed),
             Trouble::Model(error) => (chain(error), model(error), Exit::Failed),
@@ -334,8 +340,25 @@ fn model(error: &ModelError) -> Option<String> {
 fn opening(error: &OpenError) -> Option<String> {
     match error {
         OpenError::Owned(_) => Some("stop the other process, or work through it".to_owned()),
+        OpenError::Database { .. } => {
+            Some("does the server run, and may this user make tables in that database?".to_owned())
+        }
         OpenError::Unreachable { .. } => Some("stop that process, or wait until it has started".to_owned()),
         _ => None,
+    }
+}
+
+fn copying(error: &CopyError) -> Option<String> {
+    match error {
+        CopyError::Open(error) => opening(error),
+        CopyError::Written(_) => Some("stop whatever buys through it, then copy".to_owned()),
+        CopyError::NotEmpty(_) => Some("name a folder or a database that nothing was recorded in".to_owned()),
+        CopyError::Source(_) => {
+            Some("`tuition audit --verify` lists what is wrong with the source".to_owned())
+        }
+        CopyError::Target(_) | CopyError::Io { .. } | CopyError::Differs { .. } => {
+            Some("nothing was left behind: the copy can be tried again".to_owned())
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every message that people read, as a snapshot.
 
-use tuition_ledger::{Billing, Cause, Failure, Usd, Who, Window};
+use tuition_ledger::{Billing, Cause, Failure, StoreUrl, Usd, Who, Window};
 
 use super::*;
 
@@ -175,6 +175,18 @@ fn what_the_rooms_of_a_run_do() {
     insta::assert_snapshot!(say(OpenError::Owned("tuition.store".into())), @r"
     error: another process owns the store `tuition.store`
       hint: stop the other process, or work through it
+    2
+    ");
+    let database = StoreUrl::parse("postgres://me:secret@host/db", "".as_ref()).unwrap();
+    insta::assert_snapshot!(say(CopyError::Written(database.clone())), @r"
+    error: a process writes the store `postgres://me@host/db`: two stores that both buy would each allow the whole budget
+      hint: stop whatever buys through it, then copy
+    2
+    ");
+    let away = OpenError::Database { url: database, why: "connection refused".into() };
+    insta::assert_snapshot!(say(away), @r"
+    error: the store `postgres://me@host/db` cannot be used: connection refused
+      hint: does the server run, and may this user make tables in that database?
     2
     ");
     insta::assert_snapshot!(say(SetupError::NoRuntime), @r"
