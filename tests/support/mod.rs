@@ -4,6 +4,7 @@
 
 mod answer;
 mod client;
+mod cluster;
 mod python;
 mod server;
 mod statement;
@@ -11,6 +12,7 @@ mod upstream;
 
 pub(crate) use answer::{content, read};
 pub(crate) use client::{Client, Reply};
+pub(crate) use cluster::Cluster;
 pub(crate) use python::Python;
 pub(crate) use server::{STAGES, TestServer, tuition};
 pub(crate) use statement::Statement;

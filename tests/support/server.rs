@@ -31,6 +31,7 @@ pub(crate) const STAGES: [&str; 10] = [
 /// A folder with `tuition.toml`, its store, and the running `tuition serve`.
 pub(crate) struct TestServer {
     folder: TempDir,
+    store: String,
     child: Option<Child>,
     address: String,
     faults: Option<PathBuf>,
@@ -51,8 +52,13 @@ impl TestServer {
 
     /// As `start`, with more lines in `[serve]`.
     pub(crate) fn start_with(serve: &str, teachers_and_budgets: &str) -> TestServer {
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = TestServer { folder, child: None, address: String::new(), faults: None };
+        TestServer::start_at("sled:./tuition.store", serve, teachers_and_budgets)
+    }
+
+    /// As `start_with`, over the store of this URL.
+    pub(crate) fn start_at(store: &str, serve: &str, teachers_and_budgets: &str) -> TestServer {
+        let (folder, store) = (tempfile::tempdir().unwrap(), store.to_owned());
+        let mut server = TestServer { folder, store, child: None, address: String::new(), faults: None };
         server.configure(serve, teachers_and_budgets);
         server.restart();
         server
@@ -60,7 +66,7 @@ impl TestServer {
 
     /// Writes a configuration; it is read at the next start.
     pub(crate) fn configure(&self, serve: &str, teachers_and_budgets: &str) {
-        let head = "[store]\nurl = \"sled:./tuition.store\"\n[serve]\nlisten = \"127.0.0.1:0\"\n";
+        let head = format!("[store]\nurl = \"{}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n", self.store);
         fs::write(self.folder().join("tuition.toml"), format!("{head}{serve}\n{teachers_and_budgets}"))
             .unwrap();
     }
@@ -113,8 +119,22 @@ impl TestServer {
 
     /// SIGTERM, without waiting for the end.
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// SIGSTOP: the process stands still until it is told to go on.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it runs"));
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// The end of a process that was told to stop.
