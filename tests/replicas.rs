@@ -12,7 +12,7 @@ use std::time::Duration;
 const REQUESTS: usize = 10_000;
 const LIMIT: u64 = 50;
 /// Of so many requests one asks a question that the teacher answers; the others find it busy, for nothing.
-const ANSWERED_OF: usize = 50;
+const ANSWERED_OF: usize = 25;
 /// Calls of each replica that are under way when the race begins.
 const AT_THE_GATE: usize = 3;
 const PAUSE: Duration = Duration::from_secs(10);
@@ -176,7 +176,7 @@ fn check_holds(payloads: &str) {
         }
         let state = match fact.as_str() {
             "Settled" => "answered",
-            "Released" => "free",
+            "Released" | "Resolved" => "free",
             "Forfeited" => "unknown",
             other => panic!("{other}"),
         };
@@ -184,7 +184,7 @@ fn check_holds(payloads: &str) {
             states.insert(key.clone(), state);
         }
     }
-    assert!(states.len() > 1000, "only {} questions were asked", states.len());
+    assert!(states.len() > 500, "only {} questions were asked", states.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

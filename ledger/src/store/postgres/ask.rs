@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::fold::{Drafted, Fold, contradiction};
 use crate::answer::Record;
-use crate::book::{BookError, Claim, NotReserved, Present};
+use crate::book::{Book, BookError, Claim, NotReserved, Present};
 use crate::budget::Budget;
-use crate::entry::{Cause, HoldId, Origin, Tally};
+use crate::entry::{Cause, Entry, HoldId, Origin, Tally};
 use crate::journal::Packed;
 use crate::price::Price;
 use crate::store::settling::records;
@@ -109,6 +109,14 @@ impl Ask {
         decided.unwrap_or_else(Outcome::Failed)
     }
 
+    /// Why no hold is made, where this asks for one and the present allows none.
+    pub(crate) fn refusal(&self, book: &Book, at: Timestamp) -> Option<ReserveError> {
+        match self {
+            Self::Reserve { claim, .. } => book.reserve(claim, at).err().map(not_reserved),
+            _ => None,
+        }
+    }
+
     /// Tells whoever asked. They may have gone away; what was decided stands all the same.
     pub(crate) fn answer(self, outcome: Outcome, asks: &WeakAsks) {
         match (self, outcome) {
@@ -162,9 +170,7 @@ impl Change {
     ) -> Result<(), StoreError> {
         let book = &fold.book;
         let entry = match self {
-            Self::Release(hold, cause) => {
-                Some(book.release(*hold, cause.clone(), at).map_err(contradiction)?)
-            }
+            Self::Release(hold, cause) => Some(release(book, *hold, cause, at).map_err(contradiction)?),
             Self::Forfeit(hold, cause, evidence) => {
                 let entry = match book.forfeit(*hold, cause.clone(), at) {
                     // Another replica took this one for dead, and said so first.
@@ -190,6 +196,24 @@ impl Change {
     }
 }
 
+/// Frees a hold; one that another replica made unknown meanwhile, when it took this one for dead, is resolved: this one
+/// knows that it was not billed.
+fn release(book: &Book, hold: HoldId, cause: &Cause, at: Timestamp) -> Result<Entry, BookError> {
+    match book.release(hold, cause.clone(), at) {
+        Err(BookError::WrongState { state: "unknown", .. }) => {
+            let why = match cause {
+                Cause::Status(status) => {
+                    format!("the teacher refused the call, unbilled, with status {status}")
+                }
+                Cause::NotConnected => "no connection to the teacher came about".to_owned(),
+                _ => "nothing was sent".to_owned(),
+            };
+            book.resolve(hold, false, why, at)
+        }
+        decided => decided,
+    }
+}
+
 fn reserve(
     fold: &mut Fold,
     writer: i64,
@@ -199,9 +223,7 @@ fn reserve(
 ) -> Outcome {
     let entry = match fold.book.reserve(claim, at) {
         Ok(entry) => entry,
-        Err(NotReserved::Known(keys)) => return Outcome::NotGranted(ReserveError::Known(keys)),
-        Err(NotReserved::InFlight(keys)) => return Outcome::NotGranted(ReserveError::InFlight(keys)),
-        Err(NotReserved::Refused(refusal)) => return Outcome::NotGranted(ReserveError::Refused(refusal)),
+        Err(why) => return Outcome::NotGranted(not_reserved(why)),
     };
     let hold = entry.fact.hold().expect("a hold's entry has its number");
     match fold.append(writer, &entry, Vec::new()) {
@@ -210,6 +232,14 @@ fn reserve(
             Outcome::Granted(hold)
         }
         Err(error) => Outcome::NotGranted(ReserveError::Store(error)),
+    }
+}
+
+fn not_reserved(why: NotReserved) -> ReserveError {
+    match why {
+        NotReserved::Known(keys) => ReserveError::Known(keys),
+        NotReserved::InFlight(keys) => ReserveError::InFlight(keys),
+        NotReserved::Refused(refusal) => ReserveError::Refused(refusal),
     }
 }
 

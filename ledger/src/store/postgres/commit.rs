@@ -247,7 +247,10 @@ impl Committer {
             if self.shared.writer.load(Ordering::Acquire) == 0 {
                 self.register().await?;
             }
-            self.commit().await?;
+            self.refuse().await?;
+            if !self.waiting.is_empty() || self.undecided.is_some() {
+                self.commit().await?;
+            }
         }
         if !self.presents.is_empty() {
             self.catch_up().await?;
@@ -289,6 +292,25 @@ impl Committer {
         }
         if self.fold.chains.seq > before {
             self.shared.changes.send_replace(self.fold.chains.seq);
+        }
+        Ok(())
+    }
+
+    /// Where nothing but holds is asked for, answers those that the present allows not: they change nothing, so they need
+    /// not keep the other replicas waiting for the lock.
+    async fn refuse(&mut self) -> Result<(), Broken> {
+        let only_holds = self.waiting.iter().all(|ask| matches!(ask, Ask::Reserve { .. }));
+        let refused = |ask: &Ask, this: &Self| ask.refusal(&this.fold.book, this.now);
+        let any = || self.waiting.iter().any(|ask| refused(ask, self).is_some());
+        if !only_holds || self.undecided.is_some() || !any() {
+            return Ok(());
+        }
+        self.catch_up().await?;
+        for ask in std::mem::take(&mut self.waiting) {
+            match refused(&ask, self) {
+                Some(why) => ask.answer(Outcome::NotGranted(why), &self.back),
+                None => self.waiting.push_back(ask),
+            }
         }
         Ok(())
     }

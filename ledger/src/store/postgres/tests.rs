@@ -104,12 +104,16 @@ async fn the_holds_of_a_replica_that_dies_become_unknown() {
 async fn a_replica_that_was_taken_for_dead_goes_on_as_another_writer() {
     let (cluster, place) = shared();
     let (one, two) = (place.prepared(9).await, place.open().await);
-    let (late, lost) =
-        (one.store.reserve(claim(&["a"])).await.unwrap(), one.store.reserve(claim(&["b"])).await.unwrap());
+    let mut held = Vec::new();
+    for name in ["a", "b", "c"] {
+        held.push(one.store.reserve(claim(&[name])).await.unwrap());
+    }
+    let holds: Vec<_> = held.iter().map(crate::Reservation::hold).collect();
+    let [late, lost, unbilled] = <[_; 3]>::try_from(held).unwrap();
     // A sweep of the other, while this one is paused: its holds are unknown and its writer has ended.
     let paused = "UPDATE tuition.writer SET ended = true WHERE id = 1";
     sql(cluster, &place, paused);
-    for hold in [late.hold(), lost.hold()] {
+    for hold in holds {
         let change = super::Change::Forfeit(hold, Cause::Crashed, vec![]);
         let (give, given) = tokio::sync::oneshot::channel();
         let StoreUrl::Postgres(url) = &place.url else { panic!() };
@@ -118,9 +122,11 @@ async fn a_replica_that_was_taken_for_dead_goes_on_as_another_writer() {
         given.await.unwrap().unwrap();
         third.replica.close().unwrap();
     }
-    // Back again: its answer settles the unknown hold, and what it gives up is unknown already.
+    // Back again: its answer settles the unknown hold, what it gives up is unknown already, and what the teacher surely
+    // did not bill is free.
     one.store.settle(late, settlement(&["a"])).await.unwrap();
     one.store.forfeit(lost, Cause::TimedOut, Bytes::new()).await.unwrap();
+    one.store.release(unbilled, Cause::Status(503)).await.unwrap();
     let total = until(&two.store, |present| present.total.settled.calls == 1).await.total;
     assert_eq!((total.reserved.calls, total.unknown.calls), (0, 1));
     assert_eq!(sql(cluster, &place, "SELECT count(*) FROM tuition.writer WHERE NOT ended"), "2");
