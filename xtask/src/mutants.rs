@@ -50,6 +50,7 @@ pub(crate) fn run(only: &[String]) -> Result<(), String> {
     }
     // At the same place each time, so that a second run need not build everything again.
     let tree = repository().join("target/mutants");
+    fs::create_dir_all(&tree).map_err(|error| format!("{}: {error}", tree.display()))?;
     for name in COPIED {
         copy(&repository().join(name), &tree.join(name))?;
     }
@@ -80,7 +81,8 @@ fn judge(tree: &Path, arguments: &[String], green: bool) -> Result<(), String> {
     let (test, target) = arguments.split_last().ok_or("a mutation names no test")?;
     let command = || {
         let mut command = cargo();
-        command.current_dir(tree).env("CARGO_TARGET_DIR", repository().join("target"));
+        // All mutations share one, and it is not the tree's own: a binary with a bug in it must not lie where people look.
+        command.current_dir(tree).env("CARGO_TARGET_DIR", repository().join("target/mutants-build"));
         command.args(["test", "--quiet", "--locked"]).args(target);
         command
     };
