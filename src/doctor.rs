@@ -10,7 +10,7 @@ use crate::config::{Config, Teacher, TeacherKind};
 use crate::open::PROGRAM;
 use crate::setup::Cache;
 use crate::words::{Exit, Trouble, Words};
-use crate::{print, record, teachers};
+use crate::{print, record, secret, teachers};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -120,8 +120,8 @@ fn store(config: &Config) -> Result<String, Trouble> {
 fn teacher(teacher: &Teacher) -> Result<String, Trouble> {
     match &teacher.kind {
         TeacherKind::Http { url, .. } => {
-            teacher.secrets(|name| std::env::var(name).ok())?;
-            Ok(format!("{url}, every variable it needs is set (it was not asked)"))
+            teacher.secrets(|name| std::env::var(name).ok(), secret::from_file)?;
+            Ok(format!("{url}, every secret it needs is there (it was not asked)"))
         }
         TeacherKind::Onnx { path } => {
             let local = teachers::local(teacher)?;

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 use tuition_ledger::{Mode, OpenStore, StoreUrl, View};
 use tuition_proxy::{Limits, Proxy, Secret, StatementSource};
@@ -17,10 +18,17 @@ use crate::args::Globals;
 use crate::config::{self, Config, Given};
 use crate::interrupt::Interrupt;
 use crate::words::{Exit, Trouble};
-use crate::{faults, open, print, record, teachers};
+use crate::{faults, open, print, record, secret, teachers};
 
 /// The variable that says what is logged, such as `debug` or `tuition_proxy=trace`.
 const LOG: &str = "TUITION_LOG";
+
+/// Connections that wait in the system until there is a place for them; the system may allow fewer.
+const QUEUED_MAX: u32 = 4096;
+/// File descriptors of one connection: its own, and one to a teacher.
+const DESCRIPTORS_EACH: usize = 2;
+/// File descriptors of the store, its index, the log, and other processes at the store's socket.
+const DESCRIPTORS_BESIDE: usize = 256;
 
 /// The proxy.
 #[derive(Debug, Args)]
@@ -60,7 +68,8 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
     let wanted = args.listen.unwrap_or(config.serve.listen);
     guard(wanted, config.keys.len())?;
     let teachers = teachers::routes(&config)?;
-    let listener = TcpListener::bind(wanted).await;
+    let limits = room(Limits::default());
+    let listener = listen(wanted);
     let listener = listener.map_err(|source| Trouble::io("cannot listen on", wanted.to_string(), source))?;
     let address =
         listener.local_addr().map_err(|source| Trouble::io("no address of", wanted.to_string(), source))?;
@@ -81,7 +90,7 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
         keys: config.keys.clone(),
         mode: args.mode.into(),
         share: config.serve.share,
-        limits: Limits::default(),
+        limits,
         statement: statement(&config.store),
         alert_url: alert_url(config.serve.alert_url.as_ref())?,
     };
@@ -98,6 +107,43 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
     Ok(Exit::Fine)
 }
 
+/// Listens, with a queue in the system for connections that come all at once.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart finds its port free, though connections of the last one linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUED_MAX)
+}
+
+/// The limits, as far as the system gives file descriptors for them: a connection that finds none would neither be
+/// served nor refused.
+fn room(limits: Limits) -> Limits {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = (limits.connections * DESCRIPTORS_EACH + DESCRIPTORS_BESIDE) as u64;
+    let given = current.map_or(wanted, |current| current.max(wanted.min(maximum.unwrap_or(wanted))));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(given), maximum })
+        && current != Some(given)
+    {
+        tracing::warn!(%error, "the number of open files stays as it is");
+        return fitting(limits, current.unwrap_or(given));
+    }
+    fitting(limits, given)
+}
+
+/// The limits that fit into so many file descriptors.
+fn fitting(limits: Limits, descriptors: u64) -> Limits {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let most = (descriptors.saturating_sub(DESCRIPTORS_BESIDE) / DESCRIPTORS_EACH).max(1);
+    if most < limits.connections {
+        tracing::warn!(
+            "at most {most} connections at a time, not {}: this process may open {descriptors} files (`ulimit -n`)",
+            limits.connections
+        );
+    }
+    Limits { connections: limits.connections.min(most), ..limits }
+}
+
 /// Opens the store as its owner.
 async fn own(config: &Config) -> Result<OpenStore, Trouble> {
     let opened = open::open(config).await?;
@@ -112,25 +158,25 @@ async fn own(config: &Config) -> Result<OpenStore, Trouble> {
 
 /// The webhook of the configuration, or of the variable that it names.
 fn alert_url(given: Option<&Given>) -> Result<Option<Secret>, Trouble> {
-    let variable = match given {
+    let (place, read) = match given {
         None => return Ok(None),
         Some(Given::Text(url)) => return Ok(Some(Secret::new(url))),
-        Some(Given::Env(variable)) => variable,
+        Some(Given::Env(variable)) => (
+            format!("the environment variable `{variable}`"),
+            std::env::var(variable).map_err(|_| "is not set".to_owned()),
+        ),
+        Some(Given::File(path)) => (format!("the file `{}`", path.display()), secret::from_file(path)),
     };
-    let wrong = |why: &str| {
-        Trouble::usage(
-            format!("`serve.alert_url`: the environment variable `{variable}` {why}"),
-            "it holds the webhook's address",
-        )
+    let url = read.and_then(|url| config::webhook(&url).map(|()| url));
+    let wrong = |why| {
+        Trouble::usage(format!("`serve.alert_url`: {place}, which {why}"), "it holds the webhook's address")
     };
-    let url = std::env::var(variable).map_err(|_| wrong("is not set"))?;
-    config::webhook(&url).map_err(|why| wrong(&why))?;
-    Ok(Some(Secret::new(url)))
+    Ok(Some(Secret::new(url.map_err(wrong)?)))
 }
 
 /// Refuses to let anybody on the network spend.
 fn guard(listen: SocketAddr, keys: usize) -> Result<(), Trouble> {
-    if keys > 0 || listen.ip().is_loopback() {
+    if keys > 0 || listen.ip().to_canonical().is_loopback() {
         return Ok(());
     }
     Err(Trouble::usage(
@@ -174,6 +220,12 @@ mod tests {
     use crate::words::Words;
 
     #[test]
+    fn connections_fit_into_the_open_files() {
+        let most = |descriptors| fitting(Limits::default(), descriptors).connections;
+        assert_eq!((most(1 << 20), most(1024), most(64)), (16_384, 384, 1));
+    }
+
+    #[test]
     fn nobody_spends_from_the_network_without_a_key() {
         for (listen, keys, fine) in [
             ("127.0.0.1:8080", 0, true),
@@ -182,6 +234,10 @@ mod tests {
             ("0.0.0.0:8080", 0, false),
             ("[::]:8080", 0, false),
             ("192.168.0.7:8080", 0, false),
+            ("[::ffff:127.0.0.1]:8080", 0, true),
+            ("[::ffff:0.0.0.0]:8080", 0, false),
+            ("[::ffff:192.168.0.7]:8080", 0, false),
+            ("[fe80::1]:8080", 0, false),
             ("0.0.0.0:8080", 1, true),
         ] {
             assert_eq!(guard(listen.parse().unwrap(), keys).is_ok(), fine, "{listen} with {keys} keys");

@@ -13,6 +13,7 @@ use tuition_trainer::port::Port;
 use tuition_trainer::teacher::{Model, Runtime};
 
 use crate::config::{Config, Teacher, TeacherKind};
+use crate::secret;
 use crate::setup::{Cache, find_runtime};
 use crate::words::Trouble;
 
@@ -94,12 +95,13 @@ pub(crate) fn http(teacher: &Teacher) -> Result<HttpTeacher, Trouble> {
     let TeacherKind::Http { api, url, .. } = &teacher.kind else {
         return Err(Trouble::usage(format!("teacher `{}` runs here", teacher.name), "it has no URL"));
     };
-    let secrets = teacher.secrets(|name| std::env::var(name).ok())?;
+    let secrets = teacher.secrets(|name| std::env::var(name).ok(), secret::from_file)?;
     Ok(HttpTeacher::new(HttpSettings {
         name: teacher.name.clone(),
         api: *api,
         url: url.to_string(),
         secret: secrets.key.map(Secret::new),
+        proxy: secrets.proxy.map(Secret::new),
         headers: secrets.headers.into_iter().map(|(name, value)| (name, Secret::new(value))).collect(),
         timeout: teacher.timeout,
         retries: teacher.retries,

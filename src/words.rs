@@ -237,6 +237,9 @@ fn config(error: &ConfigError) -> Option<String> {
         ConfigError::Secret { variable, .. } => {
             Some(format!("set it before the command: `export {variable}=...`"))
         }
+        ConfigError::SecretFile { .. } => {
+            Some("it holds the secret in one line, readable by nobody else".to_owned())
+        }
         ConfigError::NoSuch { what, .. } => Some(format!("add a [[{what}]] to the configuration")),
         ConfigError::Read { .. }
         | ConfigError::UnknownKey { .. }
@@ -255,7 +258,9 @@ fn desk(error: &DeskError) -> (String, Option<String>, Exit) {
             Exit::Failed,
         ),
         DeskError::Store(inner) => (inner.to_string(), store(inner), Exit::Failed),
-        DeskError::Teacher(_) | DeskError::Draining => (error.to_string(), None, Exit::Failed),
+        DeskError::Teacher(_) | DeskError::Busy { .. } | DeskError::Draining => {
+            (error.to_string(), None, Exit::Failed)
+        }
     }
 }
 

@@ -14,5 +14,6 @@ mod matrix;
 mod money;
 mod replicas;
 mod sdk;
+mod security;
 mod store;
 mod support;

@@ -140,14 +140,10 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The number as a non-negative integer (`3`, `3.0` and `3e0` alike).
+    /// The number as a non-negative integer: what its canonical form says (`3`, `3.0` and `3e0` alike).
     pub fn as_u64(&self) -> Option<u64> {
         let Self::Number(text) = self else { return None };
-        text.parse().ok().or_else(|| {
-            let float: f64 = text.parse().ok()?;
-            let exact = float >= 0.0 && float.fract() == 0.0 && float <= INTEGER_MAX as f64;
-            exact.then_some(float as u64)
-        })
+        text.parse().ok().or_else(|| canonical_number(text).parse().ok())
     }
 
     /// The number as a double.
@@ -341,6 +337,25 @@ mod tests {
         check("9007199254740992", Ok("9007199254740992"));
         check("-36893488147419103233", Ok("-36893488147419103233"));
         check("1e400", Err("number `1e400` is out of range"));
+    }
+
+    #[test]
+    fn an_integer_is_what_the_canonical_form_says() {
+        for (text, expected) in [
+            ("3.0", Some(3)),
+            ("3e0", Some(3)),
+            ("-0", Some(0)),
+            ("0.5", None),
+            ("-1", None),
+            ("99007199254740993", Some(99_007_199_254_740_993)),
+            ("99007199254740993.0", Some(99_007_199_254_741_000)),
+            ("1e19", Some(10_000_000_000_000_000_000)),
+            ("1e20", None),
+        ] {
+            let number = Json::parse(text.as_bytes()).unwrap();
+            assert_eq!(number.as_u64(), expected, "{text}");
+            assert_eq!(Json::parse(number.canonical().as_bytes()).unwrap().as_u64(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod journal;
 pub mod statement;
 pub mod store;
 pub mod desk;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 
 pub use answer::{Answer, Floats, Record, Signal, Usage};
 pub use book::{Book, BookError, Claim, NotReserved, OpenHold, Present};
@@ -24,7 +26,7 @@ pub use budget::{Budget, Limit, Refusal, Scope, Standing, Unit, Who, Window};
 pub use desk::live::{Ending, Live, LiveReader, Step};
 pub use desk::order::{Forward, Item, Mode, Order};
 pub use desk::teacher::{Billing, Failure, Reply, Teacher};
-pub use desk::{Desk, DeskError, Outcome, Served, ServedItem, Settings, Streamed};
+pub use desk::{Bounds, Desk, DeskError, Outcome, Served, ServedItem, Settings, Streamed};
 pub use entry::{Cause, Entry, Exchange, Fact, HeldItem, HoldId, Origin, SettledItem, Tally};
 pub use journal::{Blob, JournalError};
 pub use json::{Json, JsonError};

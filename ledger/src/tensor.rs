@@ -92,6 +92,9 @@ pub enum TensorError {
         /// The rows of the first tensor.
         expected: usize,
     },
+    /// Two inputs of one name: nobody could say which of them is meant.
+    #[error("two inputs have the name `{0}`")]
+    Twice(String),
     /// Not the JSON that is taken.
     #[error(transparent)]
     Json(#[from] JsonError),

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tuition_ledger::{
-    Answer, Billing, Budget, Cause, Desk, DeskError, Embedded, Fact, Failure, Forward, InputBound, Item,
-    Limit, Live, Mode, Order, Origin, Outcome, OutputBound, Owner, Present, Price, PriceBook, Query,
+    Answer, Billing, Bounds, Budget, Cause, Desk, DeskError, Embedded, Fact, Failure, Forward, InputBound,
+    Item, Limit, Live, Mode, Order, Origin, Outcome, OutputBound, Owner, Present, Price, PriceBook, Query,
     QueryKey, Reply, Scope, Settings, Step, Store, StoreUrl, Streamed, Teacher, Timestamp, Unit, Usage, Who,
     Window, read_entries,
 };
@@ -151,10 +151,24 @@ fn price() -> Price {
     }
 }
 
+fn clock() -> tuition_ledger::Clock {
+    Arc::new(|| Timestamp(1_790_000_000_000))
+}
+
+fn desk(store: &Arc<Embedded>, bounds: Bounds) -> Arc<Desk> {
+    let settings = Settings {
+        unbudgeted: false,
+        hold_wait: Duration::from_secs(5),
+        breaker_failures: 3,
+        breaker_pause: Duration::from_secs(60),
+    };
+    let prices = PriceBook::new([price()]).unwrap();
+    Desk::bounded(Arc::clone(store) as Arc<dyn Store>, prices, settings, clock(), bounds)
+}
+
 async fn scene(script: Script, budgets: &[(&str, Option<&str>, Limit)]) -> Scene {
     let folder = tempfile::tempdir().unwrap();
-    let clock: tuition_ledger::Clock = Arc::new(|| Timestamp(1_790_000_000_000));
-    let opened = Embedded::open(&folder.path().join("store"), Arc::clone(&clock), "test").unwrap();
+    let opened = Embedded::open(&folder.path().join("store"), clock(), "test").unwrap();
     let store = opened.store;
     store.price(price()).await.unwrap();
     for (name, run, limit) in budgets {
@@ -167,14 +181,7 @@ async fn scene(script: Script, budgets: &[(&str, Option<&str>, Limit)]) -> Scene
             .await
             .unwrap();
     }
-    let settings = Settings {
-        unbudgeted: false,
-        hold_wait: Duration::from_secs(5),
-        breaker_failures: 3,
-        breaker_pause: Duration::from_secs(60),
-    };
-    let prices = PriceBook::new([price()]).unwrap();
-    let desk = Desk::new(Arc::clone(&store) as Arc<dyn Store>, prices, settings, clock);
+    let desk = desk(&store, Bounds::default());
     let teacher = Arc::new(Scripted {
         script,
         store: StoreUrl::Sled(folder.path().join("store")),
@@ -452,6 +459,31 @@ async fn nobody_overtakes_a_call_that_waits() {
     assert_eq!(large.await.unwrap().unwrap().bought, 2);
     assert!(matches!(small.await.unwrap(), Err(DeskError::Refused(_))));
     assert_eq!((scene.desk.waiting(), scene.billed()), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_is_bounded_and_the_rest_is_told_so() {
+    let gate = Arc::new(Semaphore::new(0));
+    let scene = scene(Script::Gate(Arc::clone(&gate)), &[("all", None, calls(9))]).await;
+    let scene = Scene { desk: desk(&scene.store, Bounds { calls: 1, followers: 1 }), ..scene };
+    let leader = scene.spawn(order(&[1]));
+    scene.until(|present| present.open.len() == 1).await;
+    let mut follower = Box::pin(scene.ask(order(&[1])));
+    assert!(follower.as_mut().now_or_never().is_none(), "it waits for the answer");
+    let busy = |outcome: Result<_, DeskError>| match outcome {
+        Err(error @ DeskError::Busy { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let third = busy(scene.ask(order(&[1])).await);
+    assert_eq!(third, "too many requests wait for the answer of one call: at most 1 at a time");
+    let other = busy(scene.ask(order(&[2])).await);
+    assert_eq!(other, "too many calls to teachers are under way: at most 1 at a time");
+    gate.add_permits(2);
+    assert_eq!(outcomes(&leader.await.unwrap().unwrap()), [Outcome::Bought]);
+    assert_eq!(outcomes(&follower.await.unwrap()), [Outcome::Followed]);
+    scene.desk.idle().await;
+    assert_eq!(outcomes(&scene.ask(order(&[2])).await.unwrap()), [Outcome::Bought]);
+    assert_eq!((scene.billed(), scene.present().await.total.settled.calls), (2, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

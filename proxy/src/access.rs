@@ -3,12 +3,14 @@
 //! Must not know HTTP beyond the headers that carry a key. Invariant: no key is kept, printed or forwarded; which of
 //! several keys matched does not show in the time that it took.
 
+use std::net::IpAddr;
+
 use axum::http::HeaderMap;
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tuition_ledger::Mode;
 
 /// A client that may ask.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientKey {
     name: String,
     hash: [u8; 32],
@@ -45,6 +47,15 @@ pub struct KeyError {
     pub name: String,
 }
 
+impl std::fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientKey")
+            .field("name", &self.name)
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientKey {
     /// A client whose key hashes to `hash` (64 hex digits).
     ///
@@ -73,7 +84,8 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()))
 }
 
-/// The client that a request comes from; none where it carries no known key.
+/// The client that a request comes from; none where it carries no known key. Every configured key is compared, also
+/// those behind one that matches.
 pub(crate) fn client<'k>(keys: &'k [ClientKey], headers: &HeaderMap) -> Option<&'k ClientKey> {
     let hash = blake3::hash(presented(headers)?.as_bytes());
     let mut found = u64::MAX;
@@ -85,6 +97,11 @@ pub(crate) fn client<'k>(keys: &'k [ClientKey], headers: &HeaderMap) -> Option<&
 }
 
 impl ClientKey {
+    /// Whether two clients have the same key, so that nobody could tell whose request it is.
+    pub fn has_key_of(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
+
     /// The client's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -139,6 +156,25 @@ pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
     text("host") != Some(origin)
 }
 
+/// Whether only this machine reaches an address; an IPv4 address may be written as an IPv6 one.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Whether a request was sent to this machine under its own name. A page whose domain was pointed here (DNS rebinding)
+/// names that domain, and would otherwise pass for one of this origin.
+pub(crate) fn is_local_name(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get("host") else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let lower = name.to_ascii_lowercase();
+    lower == "localhost" || lower.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +195,44 @@ mod tests {
         check(&keys, ("authorization", "alice"), None);
         check(&keys, ("host", "alice"), None);
         assert_eq!(ClientKey::new("eve", "abc").unwrap_err(), KeyError { name: "eve".into() });
+    }
+
+    #[test]
+    fn every_key_is_compared() {
+        // Two clients of one key, which a configuration does not allow: had the comparison stopped at the first that
+        // matched, the last would not be found.
+        let keys = ["first", "other", "last"].map(|name| {
+            ClientKey::new(name, &ClientKey::hash(if name == "other" { "x" } else { "k" })).unwrap()
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", "k".parse().unwrap());
+        assert_eq!(client(&keys, &headers).map(ClientKey::name), Some("last"));
+        assert!(keys[0].has_key_of(&keys[2]) && !keys[0].has_key_of(&keys[1]));
+        let printed = format!("{keys:?}");
+        assert!(printed.contains("last") && !printed.contains(&ClientKey::hash("k")[..8]), "{printed}");
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for (host, expected) in [
+            ("127.0.0.1:8080", true),
+            ("127.9.9.9", true),
+            ("localhost:1", true),
+            ("LOCALHOST", true),
+            ("tuition.localhost:80", true),
+            ("[::1]:8080", true),
+            ("[::ffff:127.0.0.1]:8080", true),
+            ("evil.example:8080", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example:8080", false),
+            ("192.168.0.7:8080", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().unwrap());
+            assert_eq!(is_local_name(&headers), expected, "{host}");
+        }
+        assert!(is_local_name(&HeaderMap::new()));
     }
 
     #[test]

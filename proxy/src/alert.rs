@@ -121,8 +121,10 @@ impl Alert {
 /// Sends an alert to a webhook, in a few attempts.
 pub(crate) async fn send(url: Secret, message: Value) {
     install_cryptography();
-    let client =
-        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(WEBHOOK_TIMEOUT);
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(WEBHOOK_TIMEOUT);
     let Ok(client) = client.build() else {
         return tracing::warn!("an alert was not sent: no HTTP client");
     };

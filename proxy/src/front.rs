@@ -38,17 +38,40 @@ pub enum Share {
 /// How much is taken at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a request's body.
+    /// Bytes of a request's body (413 `request_too_large`).
     pub body_bytes: usize,
     /// Open connections; further ones wait to be accepted.
     pub connections: usize,
     /// Requests under way; further ones are refused (503 `busy`).
     pub requests: usize,
+    /// Bytes of a request's URL (414 `url_too_long`).
+    pub url_bytes: usize,
+    /// Headers of a request, and the bytes of their names and values (431 `headers_too_large`).
+    pub headers: usize,
+    /// See `headers`.
+    pub header_bytes: usize,
+    /// How long a connection may be open without a whole head of a request, and idle between two requests; then it is
+    /// closed.
+    pub quiet: Duration,
+    /// How long a request's body may stand still (408 `request_timeout`).
+    pub body_wait: Duration,
+    /// How long a client may read nothing of a reply that is being sent; then its connection is closed.
+    pub write_wait: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 32 << 20, connections: 4096, requests: 4096 }
+        Self {
+            body_bytes: 32 << 20,
+            connections: 16_384,
+            requests: 16_384,
+            url_bytes: 8 << 10,
+            headers: 64,
+            header_bytes: 32 << 10,
+            quiet: Duration::from_secs(30),
+            body_wait: Duration::from_secs(30),
+            write_wait: Duration::from_secs(60),
+        }
     }
 }
 
@@ -105,6 +128,10 @@ impl Front {
         }
         if access::is_cross_site(headers) {
             return Err(Problem::forbidden("a page of another origin may not ask without a client key"));
+        }
+        if !access::is_local_name(headers) {
+            let message = "without client keys only requests to `localhost` or a loopback address are answered: the `Host` header names another";
+            return Err(Problem::forbidden(message));
         }
         Ok(None)
     }

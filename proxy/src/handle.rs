@@ -9,9 +9,10 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::time::timeout;
 
 use crate::dialect::{Operation, Target};
-use crate::front::Front;
+use crate::front::{Front, Limits};
 use crate::order::{self, Whose, Wish};
 use crate::problem::Problem;
 use crate::receipt::Receipt;
@@ -40,7 +41,7 @@ async fn handle(
     let (head, body) = request.into_parts();
     let client = front.authenticate(&head.headers)?;
     let wish = Wish::read(&head.headers, front.proxy.mode, client)?;
-    let body = read(&head.headers, body, front.proxy.limits.body_bytes).await?;
+    let body = read(&head.headers, body, &front.proxy.limits).await?;
     let whose = Whose { client, private: front.is_private() };
     let made = order::make(&front.proxy.teachers, operation, target, &head.headers, whose, wish, body)?;
     if made.wanted.is_stream() {
@@ -54,25 +55,26 @@ async fn handle(
     Ok(receipt.response(rendered))
 }
 
-/// Reads a body of at most `limit` bytes; one that comes in one piece is not copied.
-async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body within the limits; one that comes in one piece is not copied.
+async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+    let (limit, wait) = (limits.body_bytes, limits.body_wait);
     let announced = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
     let mut chunks = body.into_data_stream();
     if announced.is_some_and(|length: usize| length > limit) {
         if !headers.contains_key("expect") {
-            discard(&mut chunks, limit).await;
+            let _ = timeout(wait, discard(&mut chunks, limit)).await;
         }
         return Err(Problem::too_large(limit));
     }
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) = timeout(wait, chunks.next()).await.map_err(|_| Problem::too_slow(wait))? {
         let chunk = chunk.map_err(|error| {
             let message = format!("the request's body broke off: {error}");
             Problem::new(StatusCode::BAD_REQUEST, "bad_request", message)
         })?;
         if first.len() + whole.len() + chunk.len() > limit {
-            discard(&mut chunks, limit).await;
+            let _ = timeout(wait, discard(&mut chunks, limit)).await;
             return Err(Problem::too_large(limit));
         }
         if first.is_empty() && whole.is_empty() {

@@ -15,7 +15,10 @@ pub(crate) mod receipt;
 pub(crate) mod relay;
 pub(crate) mod handle;
 pub(crate) mod dashboard;
+pub(crate) mod connection;
 pub mod server;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 
 pub use access::{ClientKey, KeyError, Pins};
 pub use dialect::Api;

@@ -3,6 +3,8 @@
 //! Must not know how a request is handled. Invariants: what a retry cannot help or would pay for twice says so
 //! (`x-should-retry: false`); money spent is 402, never 429; the teacher's own refusal reaches the client as it came.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -57,6 +59,22 @@ impl Problem {
     pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the request's body is larger than {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    pub(crate) fn url_too_long(limit: usize) -> Self {
+        let message = format!("the request's URL is longer than {limit} bytes");
+        Self::new(StatusCode::URI_TOO_LONG, "url_too_long", message)
+    }
+
+    pub(crate) fn headers_too_large(count: usize, bytes: usize) -> Self {
+        let message =
+            format!("the request has more than {count} headers, or more than {bytes} bytes of them");
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", message)
+    }
+
+    pub(crate) fn too_slow(wait: Duration) -> Self {
+        let message = format!("nothing of the request's body came for {} s", wait.as_secs_f64());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
     }
 
     pub(crate) fn unknown_model(message: String) -> Self {
@@ -205,6 +223,10 @@ impl From<DeskError> for Problem {
                 };
                 // It may have failed after the teacher was asked.
                 Self { never_retry: true, ..Self::new(status, code, message) }
+            }
+            DeskError::Busy { .. } => {
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+                Self { retry_after_s: Some(1), ..problem }
             }
             DeskError::Draining => Self::draining(),
         }

@@ -47,6 +47,10 @@ impl Route {
 
 /// Finds the teacher of a model, or says what is served.
 pub(crate) fn find<'r>(routes: &'r [Route], api: Api, model: &str) -> Result<&'r Route, String> {
+    // Such a name would lead the teacher's secret to another path of its server.
+    if model.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
+        return Err(format!("`{model}` is no name of a model"));
+    }
     let of_api = || routes.iter().filter(|route| route.api == api);
     if let Some(route) = of_api().find(|route| route.serves(model)) {
         return Ok(route);

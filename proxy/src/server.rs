@@ -1,4 +1,4 @@
-//! The server: every path, the limit on connections, and the drain.
+//! The server: every path, and the drain.
 //!
 //! Must not know how a request is answered. Invariants: without client keys nobody outside this machine is served;
 //! after the shutdown no call begins, and those under way are recorded before `run` returns.
@@ -15,14 +15,13 @@ use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use axum::routing::{get, post};
-use axum::serve::Listener;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tuition_ledger::{Mode, fault};
 
+use crate::access;
+use crate::connection;
 use crate::dashboard;
 use crate::dialect::{Api, Operation, Target};
 use crate::front::{Front, Proxy};
@@ -57,10 +56,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr()?;
-    if proxy.keys.is_empty() && !address.ip().is_loopback() {
+    if proxy.keys.is_empty() && !access::is_loopback(address.ip()) {
         return Err(ServeError::Open(address));
     }
-    let places = Arc::new(Semaphore::new(proxy.limits.connections));
+    let limits = proxy.limits;
     let front = Front::new(proxy);
     let (closing, closed) = tokio::sync::oneshot::channel::<()>();
     let begin = {
@@ -74,8 +73,7 @@ pub async fn run(
     // Ends with this function, however it ends.
     let mut watching = JoinSet::new();
     watching.spawn(Arc::clone(&front).watch_budgets());
-    let listener = Bounded { listener, places };
-    let serving = axum::serve(listener, router(Arc::clone(&front))).with_graceful_shutdown(begin);
+    let serving = connection::serve(listener, router(Arc::clone(&front)), limits, begin);
     let farewell = async {
         if closed.await.is_err() {
             // The shutdown will never come.
@@ -85,7 +83,7 @@ pub async fn run(
         tokio::time::sleep(FAREWELL).await;
     };
     tokio::select! {
-        served = serving.into_future() => served?,
+        () = serving => {}
         () = farewell => {}
     }
     front.proxy.desk.drain().await;
@@ -174,7 +172,9 @@ async fn fetch(front: &Front, route: &Route, path: &str) -> Result<Response<Body
         .fetch(path)
         .await
         .map_err(|failure| Problem::new(StatusCode::BAD_GATEWAY, "teacher_failed", failure.to_string()))?;
-    let status = StatusCode::from_u16(fetched.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    // A redirect is not followed, nor is the client sent where the teacher wants to send the key.
+    let status = StatusCode::from_u16(fetched.status).ok().filter(|status| !status.is_redirection());
+    let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
     Ok(reply(status, &fetched.media, fetched.body))
 }
 
@@ -305,103 +305,14 @@ async fn page() -> Response<Body> {
     response
 }
 
-/// The API that a path belongs to, for the shape of errors.
-fn api_of(path: &str) -> Api {
-    if path.starts_with("/v2") { Api::OpenInference } else { Api::OpenAi }
-}
-
 async fn elsewhere(request: Request) -> Response<Body> {
     let path = request.uri().path();
     let message = format!("nothing is served at `{path}`");
-    Problem::new(StatusCode::NOT_FOUND, "not_found", message).render(api_of(path))
+    Problem::new(StatusCode::NOT_FOUND, "not_found", message).render(Api::of_path(path))
 }
 
 async fn wrong_method(request: Request) -> Response<Body> {
     let path = request.uri().path();
     let message = format!("`{path}` does not take {}", request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).render(api_of(path))
-}
-
-/// A listener that accepts no more connections than there are places.
-struct Bounded {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
-
-/// A connection and its place.
-struct Seated {
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Listener for Bounded {
-    type Io = Seated;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Seated, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // A reply is one write; waiting to fill a packet only delays it.
-        let _ = stream.set_nodelay(true);
-        (Seated { stream, _place: place }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-mod seated {
-    //! A place does not change how a connection is read and written.
-
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll, ready};
-
-    use tokio::io::ReadBuf;
-    use tuition_ledger::fault;
-
-    use super::{AsyncRead, AsyncWrite, Seated};
-
-    impl AsyncRead for Seated {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(context, buffer)
-        }
-    }
-
-    impl AsyncWrite for Seated {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-            Poll::Ready(fault::sent(&[io::IoSlice::new(bytes)], written).map(|()| written))
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(context)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(context)
-        }
-
-        fn poll_write_vectored(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            parts: &[io::IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, parts))?;
-            Poll::Ready(fault::sent(parts, written).map(|()| written))
-        }
-
-        fn is_write_vectored(&self) -> bool {
-            self.stream.is_write_vectored()
-        }
-    }
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).render(Api::of_path(path))
 }

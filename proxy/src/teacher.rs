@@ -1,6 +1,7 @@
 //! The HTTP teacher: sends what an order says, and judges what came back.
 //!
-//! Must not know budgets or the record. Invariants: the secret is never printed; nothing is retried or redirected
+//! Must not know budgets or the record. Invariants: the secret is never printed, and goes to the configured address only:
+//! no redirect is followed, no proxy is taken from the environment, no path leads out of the base URL; nothing is retried
 //! here; a failure is unbilled only where that is sure, and everything else may have been billed.
 
 use std::sync::Arc;
@@ -26,6 +27,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const TAIL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A teacher that asks for a longer wait is not asked again by itself.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// A shorter value of a header is not looked for in what a teacher says: it is no secret, and would be found by chance.
+const SECRET_LENGTH_MIN: usize = 8;
+/// What stands for a secret that a teacher repeated in an error.
+const REDACTED: &[u8] = b"[secret]";
 /// The most bytes of an answer that are read.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -44,6 +49,9 @@ pub struct HttpSettings {
     pub url: String,
     /// Sent as `Authorization: Bearer`.
     pub secret: Option<Secret>,
+    /// The proxy through which it is reached, such as `http://proxy.example.com:3128`; none: it is reached directly,
+    /// whatever the environment says.
+    pub proxy: Option<Secret>,
     /// Further headers, sent with every request.
     pub headers: Vec<(String, Secret)>,
     /// How long a whole answer may take.
@@ -77,6 +85,12 @@ pub enum SettingsError {
         /// The header's name.
         header: String,
     },
+    /// A proxy that is none. Its address may hold a password, and is not repeated.
+    #[error("teacher `{teacher}`: `proxy` is no http or https URL")]
+    Proxy {
+        /// The teacher.
+        teacher: String,
+    },
     /// The client could not be made.
     #[error("teacher `{teacher}`: no HTTP client")]
     Client {
@@ -92,7 +106,7 @@ pub enum SettingsError {
 #[derive(Debug)]
 pub struct HttpTeacher {
     settings: HttpSettings,
-    base: String,
+    base: Url,
     headers: HeaderMap,
     client: Client,
 }
@@ -136,10 +150,7 @@ impl HttpTeacher {
         let Some(url) = url else {
             return Err(SettingsError::Url { teacher, url: settings.url });
         };
-        let mut base = settings.url.trim_end_matches('/').to_owned();
-        if settings.api == Api::OpenInference {
-            base.truncate(base.strip_suffix("/v2").unwrap_or(&base).len());
-        }
+        let base = base_of(&url, settings.api);
         let mut headers = HeaderMap::new();
         let bearer = settings.secret.as_ref().map(|secret| format!("Bearer {}", secret.0));
         let bearer = bearer.map(|value| ("authorization".to_owned(), Secret(value)));
@@ -155,12 +166,15 @@ impl HttpTeacher {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
+            .no_proxy()
             .user_agent(concat!("tuition/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
-        if is_loopback(&url) {
-            client = client.no_proxy();
+        if let Some(Secret(proxy)) = &settings.proxy {
+            let usable = Url::parse(proxy).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+            let proxy = reqwest::Proxy::all(proxy).ok().filter(|_| usable);
+            client = client.proxy(proxy.ok_or_else(|| SettingsError::Proxy { teacher: teacher.clone() })?);
         }
         let client = client.build().map_err(|source| SettingsError::Client { teacher, source })?;
         Ok(Self { settings, base, headers, client })
@@ -198,13 +212,40 @@ impl HttpTeacher {
 
     /// Gets what costs nothing: model lists, metadata, readiness.
     pub(crate) async fn fetch(&self, path: &str) -> Result<Fetched, Failure> {
-        let request = self.client.get(format!("{}{path}", self.base)).headers(self.headers.clone());
+        let unsent =
+            |why| self.failure(Cause::Abandoned, Billing::Unbilled { retry: false, after: None }, why);
+        let url = self.address(path).map_err(unsent)?;
+        let request = self.client.get(url).headers(self.headers.clone());
         let response =
             request.timeout(self.settings.timeout).send().await.map_err(|error| self.not_sent(&error))?;
         let (status, media) = (response.status().as_u16(), media_of(&response));
         let (body, end) = self.read(response).await;
         end?;
         Ok(Fetched { status, media, body })
+    }
+
+    /// The address of a path below the base URL. Parsing resolves `..`, also where it is spelled `%2e%2e`: a path that
+    /// leads elsewhere is refused, since the secret would go there.
+    fn address(&self, path: &str) -> Result<Url, String> {
+        let elsewhere = || format!("`{path}` is no path below the teacher's URL");
+        let base = self.base.as_str().trim_end_matches('/');
+        let url = Url::parse(&format!("{base}{path}")).map_err(|_| elsewhere())?;
+        let parts =
+            |url: &Url| url.path().trim_matches('/').split('/').filter(|part| !part.is_empty()).count();
+        let wanted = parts(&self.base) + path.split('/').filter(|part| !part.is_empty()).count();
+        let below = url.as_str().starts_with(base) && parts(&url) == wanted;
+        let plain = url.origin() == self.base.origin() && url.query().is_none() && url.fragment().is_none();
+        if below && plain { Ok(url) } else { Err(elsewhere()) }
+    }
+
+    /// What a teacher said, without the secrets that it was told.
+    fn redacted(&self, body: Bytes) -> Bytes {
+        let settings = &self.settings;
+        let secrets = settings.secret.iter().chain(settings.headers.iter().map(|(_, secret)| secret));
+        let secrets = secrets.map(|secret| secret.expose().as_bytes());
+        secrets
+            .filter(|secret| secret.len() >= SECRET_LENGTH_MIN)
+            .fold(body, |body, secret| replaced(body, secret))
     }
 
     fn failure(&self, cause: Cause, billing: Billing, message: String) -> Failure {
@@ -266,6 +307,7 @@ impl HttpTeacher {
         let (status, media) = (response.status(), media_of(&response));
         let after = retry_after(response.headers());
         let (body, _) = self.read(response).await;
+        let body = self.redacted(body);
         let busy = matches!(status.as_u16(), 503 | 529) && self.settings.api.is_error(&body);
         let refused = status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT;
         let listed = self.settings.unbilled.contains(&status.as_u16());
@@ -279,7 +321,13 @@ impl HttpTeacher {
         } else {
             Billing::Unknown
         };
-        let message = format!("answered with status {}", status.as_u16());
+        let message = match status.is_redirection() {
+            true => format!(
+                "answered with status {}, a redirect, which is not followed: the key goes to the configured `url` only",
+                status.as_u16()
+            ),
+            false => format!("answered with status {}", status.as_u16()),
+        };
         Failure {
             status: Some(status.as_u16()),
             media,
@@ -397,7 +445,7 @@ impl Teacher for HttpTeacher {
                 headers.insert(name, value);
             }
         }
-        let request = self.client.post(format!("{}{}", self.base, order.forward.path));
+        let request = self.client.post(self.address(&order.forward.path).map_err(unsent)?);
         let request = request.headers(headers).body(body);
         let response = fault::point_while(Stage::BytesSent, request.send()).await;
         let response = response.map_err(|error| self.broken(&error))?;
@@ -412,8 +460,10 @@ impl Teacher for HttpTeacher {
         } else {
             self.read(response).await
         };
-        let evidence =
-            |failure| Failure { status: Some(status), media: media.clone(), body: body.clone(), ..failure };
+        let evidence = |failure| {
+            let body = self.redacted(body.clone());
+            Failure { status: Some(status), media: media.clone(), body, ..failure }
+        };
         end.map_err(evidence)?;
         self.pass(Stage::BodyComplete).await.map_err(evidence)?;
         operation
@@ -434,9 +484,33 @@ fn push(live: &Live, bytes: &[u8]) {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+/// What paths are put behind; Open Inference paths bring their own `/v2`.
+fn base_of(url: &Url, api: Api) -> Url {
+    let mut base = url.clone();
+    let path = url.path().trim_end_matches('/');
+    base.set_path(match api {
+        Api::OpenInference => path.strip_suffix("/v2").unwrap_or(path),
+        Api::OpenAi => path,
+    });
+    base
+}
+
+/// `body` with [`REDACTED`] in the place of each `secret`.
+fn replaced(body: Bytes, secret: &[u8]) -> Bytes {
+    let find = |from: usize| body[from..].windows(secret.len()).position(|part| part == secret);
+    let Some(mut found) = find(0) else { return body };
+    let (mut out, mut from) = (BytesMut::new(), 0);
+    loop {
+        out.extend_from_slice(&body[from..from + found]);
+        out.extend_from_slice(REDACTED);
+        from += found + secret.len();
+        match find(from) {
+            Some(next) => found = next,
+            None => break,
+        }
+    }
+    out.extend_from_slice(&body[from..]);
+    out.freeze()
 }
 
 fn media_of(response: &Response) -> String {
@@ -477,4 +551,77 @@ fn describe(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     if text.is_empty() { "no cause is known".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn teacher(api: Api, url: &str) -> HttpTeacher {
+        HttpTeacher::new(HttpSettings {
+            name: "t".into(),
+            api,
+            url: url.into(),
+            secret: Some(Secret::new("sk-of-the-teacher")),
+            proxy: Some(Secret::new("http://user:of-the-proxy@127.0.0.1:9")),
+            headers: vec![
+                ("x-more".into(), Secret::new("of-the-header")),
+                ("x-short".into(), Secret::new("a")),
+            ],
+            timeout: Duration::from_secs(1),
+            retries: 0,
+            unbilled: vec![],
+            rows: false,
+            answer_bytes_max: 1 << 20,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_path_stays_below_the_base_url() {
+        #[track_caller]
+        fn check(api: Api, base: &str, path: &str, expected: Option<&str>) {
+            let found = teacher(api, base).address(path).ok().map(String::from);
+            assert_eq!(found.as_deref(), expected, "{base} {path}");
+        }
+        let base = "https://api.example.com/v1/";
+        check(Api::OpenAi, base, "/chat/completions", Some("https://api.example.com/v1/chat/completions"));
+        check(Api::OpenAi, base, "/models/a%2Fb", Some("https://api.example.com/v1/models/a%2Fb"));
+        check(Api::OpenAi, base, "/models/org/m", Some("https://api.example.com/v1/models/org/m"));
+        check(Api::OpenAi, "https://api.example.com", "/models", Some("https://api.example.com/models"));
+        for path in [
+            "/models/../files",
+            "/models/%2e%2e/%2E%2e/admin",
+            "/models/..",
+            "/models/%2e/x",
+            "/models/.%2e/files",
+        ] {
+            check(Api::OpenAi, base, path, None);
+        }
+        check(Api::OpenAi, base, "/models/a\\..\\..\\b", None);
+        check(Api::OpenAi, base, "/models/m?limit=1", None);
+        check(Api::OpenAi, "https://api.example.com", "@evil.example/models", None);
+        let v2 = Some("http://localhost:8000/v2/models/m/infer");
+        check(Api::OpenInference, "http://localhost:8000/v2/", "/v2/models/m/infer", v2);
+        check(Api::OpenInference, "http://localhost:8000", "/v2/models/%2e%2e/infer", None);
+    }
+
+    #[test]
+    fn no_secret_is_printed_or_repeated() {
+        let teacher = teacher(Api::OpenAi, "http://localhost:1/v1");
+        let printed = format!("{teacher:?}");
+        for secret in ["sk-of-the-teacher", "of-the-proxy", "of-the-header"] {
+            assert!(!printed.contains(secret), "{printed}");
+        }
+        #[track_caller]
+        fn check(teacher: &HttpTeacher, said: &'static str, expected: &str) {
+            assert_eq!(teacher.redacted(said.into()), expected);
+        }
+        check(&teacher, "wrong key sk-of-the-teacher!", "wrong key [secret]!");
+        check(&teacher, "of-the-headersk-of-the-teachersk-of-the-teacher", "[secret][secret][secret]");
+        check(&teacher, "a plain answer", "a plain answer");
+        let lost = HttpSettings { proxy: Some(Secret::new("sk-no-proxy")), ..teacher.settings.clone() };
+        let error = HttpTeacher::new(lost).unwrap_err().to_string();
+        assert_eq!(error, "teacher `t`: `proxy` is no http or https URL");
+    }
 }

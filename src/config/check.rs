@@ -46,9 +46,18 @@ fn build(folder: &Path, document: Document) -> Result<Config, Wrong> {
     unique("teacher", document.teacher.iter().map(|table| &table.name))?;
     unique("budget", document.budget.iter().map(|table| &table.name))?;
     unique("key", document.key.iter().map(|table| &table.name))?;
-    let serve = serve(&document.serve)?;
+    let serve = serve(folder, &document.serve)?;
     if serve.share == Share::Key && document.key.is_empty() {
         return wrong("serve.share", "`key` needs at least one [[key]] to tell clients apart");
+    }
+    for (index, one) in document.key.iter().enumerate() {
+        if let Some(other) =
+            document.key[..index].iter().find(|other| other.hash.eq_ignore_ascii_case(&one.hash))
+        {
+            let reason =
+                format!("is the key of `{}` as well: nobody could tell whose request it is", other.name);
+            return wrong(format!("key.{}.hash", one.name), reason);
+        }
     }
     let teachers: Vec<Teacher> =
         document.teacher.into_iter().map(|table| teacher(folder, table)).collect::<Result<_, _>>()?;
@@ -85,7 +94,7 @@ fn unique<'a>(table: &str, names: impl Iterator<Item = &'a String>) -> Result<()
     Ok(())
 }
 
-fn serve(table: &ServeTable) -> Result<Serve, Wrong> {
+fn serve(folder: &Path, table: &ServeTable) -> Result<Serve, Wrong> {
     let listen = table.listen.as_deref().unwrap_or("127.0.0.1:8080");
     let Ok(listen) = listen.parse::<SocketAddr>() else {
         return wrong("serve.listen", format!("`{listen}` is no address and port, such as `127.0.0.1:8080`"));
@@ -101,14 +110,11 @@ fn serve(table: &ServeTable) -> Result<Serve, Wrong> {
     }
     let alert_url = match table.alert_url.as_deref() {
         None => None,
-        Some(text) => Some(match text.strip_prefix("env:") {
-            Some(name) => Given::Env(variable("serve.alert_url", name.to_owned())?),
-            None => {
-                webhook(text).map_err(|reason| ("serve.alert_url".to_owned(), reason))?;
-                Given::Text(text.to_owned())
-            }
-        }),
+        Some(text) => Some(given(folder, "serve.alert_url", text)?),
     };
+    if let Some(Given::Text(text)) = &alert_url {
+        webhook(text).map_err(|reason| ("serve.alert_url".to_owned(), reason))?;
+    }
     Ok(Serve {
         alert_url,
         listen,
@@ -157,8 +163,8 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
             return wrong(key("batch_axis"), format!("{axis} is not supported; the batch axis is 0"));
         }
     }
-    if let Some(status) = table.unbilled.iter().find(|status| !(400..600).contains(*status)) {
-        return wrong(key("unbilled"), format!("{status} is no status of a failure (400 to 599)"));
+    if let Some(status) = table.unbilled.iter().find(|status| !(300..600).contains(*status)) {
+        return wrong(key("unbilled"), format!("{status} is no status of a failure (300 to 599)"));
     }
     let kind = match (api, table.url, table.path) {
         (Some(_), _, Some(_)) => return wrong(key("path"), format!("api `{}` has a `url`", table.api)),
@@ -166,8 +172,14 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
         (Some(api), Some(url), None) => TeacherKind::Http {
             api,
             url: address(&url).map_err(|reason| (key("url"), reason))?,
-            key_env: table.key_env.map(|name| variable(&key("key_env"), name)).transpose()?,
-            headers: headers(&key("headers"), table.headers)?,
+            key: match (table.key_env, table.key_file) {
+                (None, None) => None,
+                (Some(name), None) => Some(Given::Env(variable(&key("key_env"), name)?)),
+                (None, Some(path)) => Some(Given::File(file(folder, &key("key_file"), &path)?)),
+                (Some(_), Some(_)) => return wrong(key("key_file"), "there is a `key_env` already"),
+            },
+            proxy: table.proxy.map(|text| proxy(folder, &key("proxy"), &text)).transpose()?,
+            headers: headers(folder, &key("headers"), table.headers)?,
             ask: match (api, table.ask) {
                 (_, None) => Box::default(),
                 (Api::OpenInference, Some(table)) => ask(&key("ask"), table)?.into(),
@@ -179,11 +191,12 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
         (None, Some(_), _) => return wrong(key("url"), "api `onnx` has a `path`"),
         (None, None, None) => return wrong(key("path"), "is missing: which model file?"),
         (None, None, Some(path)) => {
-            let remote = table.key_env.is_some() || !table.headers.is_empty() || !table.unbilled.is_empty();
+            let secret = table.key_env.or(table.key_file).or(table.proxy).is_some();
+            let remote = secret || !table.headers.is_empty() || !table.unbilled.is_empty();
             if remote || table.ask.is_some() {
                 return wrong(
                     key("path"),
-                    "a model that runs here takes no `key_env`, `headers`, `unbilled` or `ask`",
+                    "a model that runs here takes no `key_env`, `key_file`, `proxy`, `headers`, `unbilled` or `ask`",
                 );
             }
             TeacherKind::Onnx { path: folder.join(path) }
@@ -253,7 +266,38 @@ fn variable(key: &str, name: String) -> Result<String, Wrong> {
     Ok(name)
 }
 
+/// A value as it stands, of a variable (`env:NAME`), or of a file (`file:PATH`).
+fn given(folder: &Path, key: &str, text: &str) -> Result<Given, Wrong> {
+    match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
+        (Some(name), _) => Ok(Given::Env(variable(key, name.to_owned())?)),
+        (_, Some(path)) => Ok(Given::File(file(folder, key, path)?)),
+        (None, None) => Ok(Given::Text(text.to_owned())),
+    }
+}
+
+fn file(folder: &Path, key: &str, path: &str) -> Result<PathBuf, Wrong> {
+    if path.is_empty() || path.chars().any(char::is_control) {
+        return wrong(key, "this is the path of a file that holds the secret");
+    }
+    Ok(folder.join(path))
+}
+
+/// Judges a proxy's address, which may hold a password: the reason does not repeat it.
+fn proxy(folder: &Path, key: &str, text: &str) -> Result<Given, Wrong> {
+    let given = given(folder, key, text)?;
+    if let Given::Text(text) = &given {
+        let Some(url) = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https")) else {
+            return wrong(key, "is no http or https URL");
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong(key, "a URL with a password is a secret; use `env:NAME` or `file:PATH`");
+        }
+    }
+    Ok(given)
+}
+
 fn headers(
+    folder: &Path,
     key: &str,
     table: std::collections::BTreeMap<String, String>,
 ) -> Result<Vec<(String, Given)>, Wrong> {
@@ -267,13 +311,10 @@ fn headers(
         if name.to_ascii_lowercase().starts_with("x-tuition") {
             return wrong(key, "headers of tuition itself are not sent to a teacher");
         }
-        let value = match value.strip_prefix("env:") {
-            Some(variable_name) => Given::Env(variable(&key, variable_name.to_owned())?),
-            None if value.chars().any(char::is_control) => {
-                return wrong(key, "holds a control character");
-            }
-            None => Given::Text(value),
-        };
+        let value = given(folder, &key, &value)?;
+        if matches!(&value, Given::Text(text) if text.chars().any(char::is_control)) {
+            return wrong(key, "holds a control character");
+        }
         found.push((name.to_ascii_lowercase(), value));
     }
     Ok(found)

@@ -86,8 +86,10 @@ pub(crate) enum TeacherKind {
         api: Api,
         /// Its base URL.
         url: Url,
-        /// The variable that holds its secret.
-        key_env: Option<String>,
+        /// The variable or the file that holds its secret.
+        key: Option<Given>,
+        /// The proxy through which it is reached.
+        proxy: Option<Given>,
         /// Headers that are sent along.
         headers: Vec<(String, Given)>,
         /// What `label` and `train` ask of it.
@@ -112,12 +114,24 @@ pub(crate) struct Ask {
 }
 
 /// A value that may be a secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Given {
-    /// As it stands in the file.
+    /// As it stands in the configuration.
     Text(String),
     /// The value of this variable.
     Env(String),
+    /// What this file holds.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(..)"),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -176,6 +190,16 @@ pub(crate) enum ConfigError {
         /// The variable.
         variable: String,
     },
+    /// A file that is named and does not do.
+    #[error("teacher `{teacher}` needs the file `{}`, which {reason}", .file.display())]
+    SecretFile {
+        /// The teacher.
+        teacher: String,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A name that the configuration does not have.
     #[error("there is no {what} `{name}` in the configuration")]
     NoSuch {
@@ -232,31 +256,34 @@ impl Config {
 }
 
 impl Teacher {
-    /// The teacher's secret and headers, read from `environment`.
+    /// The teacher's secret and headers, read from `environment` and by `file`, which says what is wrong with one.
     ///
     /// # Errors
-    /// A variable that is not set, or is empty, by its name.
+    /// A variable that is not set or is empty, a file that does not do, by its name.
     pub(crate) fn secrets(
         &self,
         environment: impl Fn(&str) -> Option<String>,
+        file: impl Fn(&Path) -> Result<String, String>,
     ) -> Result<Secrets, ConfigError> {
-        let read = |variable: &str| {
-            environment(variable).filter(|value| !value.is_empty()).ok_or_else(|| ConfigError::Secret {
-                teacher: self.name.clone(),
-                variable: variable.to_owned(),
-            })
+        let teacher = || self.name.clone();
+        let read = |value: &Given| match value {
+            Given::Text(text) => Ok(text.clone()),
+            Given::Env(variable) => environment(variable)
+                .filter(|value| !value.is_empty())
+                .ok_or_else(|| ConfigError::Secret { teacher: teacher(), variable: variable.clone() }),
+            Given::File(path) => file(path).map_err(|reason| ConfigError::SecretFile {
+                teacher: teacher(),
+                file: path.clone(),
+                reason,
+            }),
         };
-        let TeacherKind::Http { key_env, headers, .. } = &self.kind else { return Ok(Secrets::default()) };
-        let key = key_env.as_deref().map(read).transpose()?;
-        let mut values = Vec::with_capacity(headers.len());
-        for (name, value) in headers {
-            let value = match value {
-                Given::Text(text) => text.clone(),
-                Given::Env(variable) => read(variable)?,
-            };
-            values.push((name.clone(), value));
-        }
-        Ok(Secrets { key, headers: values })
+        let TeacherKind::Http { key, headers, proxy, .. } = &self.kind else { return Ok(Secrets::default()) };
+        let headers = headers.iter().map(|(name, value)| Ok((name.clone(), read(value)?)));
+        Ok(Secrets {
+            key: key.as_ref().map(read).transpose()?,
+            proxy: proxy.as_ref().map(read).transpose()?,
+            headers: headers.collect::<Result<_, ConfigError>>()?,
+        })
     }
 }
 
@@ -265,8 +292,32 @@ impl Teacher {
 pub(crate) struct Secrets {
     /// The API key.
     pub(crate) key: Option<String>,
+    /// The proxy's address, perhaps with a password.
+    pub(crate) proxy: Option<String>,
     /// Headers with their values.
     pub(crate) headers: Vec<(String, String)>,
+}
+
+/// A line as far as it cannot hold a secret: the name of a table, a key, a number.
+fn without_texts(line: &str) -> String {
+    let harmless = |text: &str| text.chars().all(|c| c.is_ascii_digit() || ".-+_ ".contains(c));
+    match line.split_once('=') {
+        Some((_, value)) if harmless(value) => line.to_owned(),
+        Some((key, _)) => format!("{key}= ..."),
+        None if line.starts_with('[') && !line.contains(['"', '\'']) => line.to_owned(),
+        None => "...".to_owned(),
+    }
+}
+
+/// What the parser says, without the text of a value that it repeats.
+fn without_value(reason: &str) -> String {
+    const TEXT: &str = "string \"";
+    match (reason.find(TEXT), reason.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}a string{}", &reason[..start], &reason[end + 1..])
+        }
+        _ => reason.to_owned(),
+    }
 }
 
 /// The parser's error, with the line it stands in and the nearest known key.
@@ -275,14 +326,17 @@ fn form(file: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
     let file = file.to_owned();
     if error.message().starts_with("unknown field") {
-        let mut names = error.message().split('`').skip(1).step_by(2).map(str::to_owned);
-        let key = names.next().unwrap_or_default();
-        let known: Vec<String> = names.collect();
+        // What is known stands behind the last of these words: the key itself may hold anything.
+        let (key, known) = error.message().rsplit_once("`, expected ").unwrap_or((error.message(), ""));
+        let key = key.trim_start_matches("unknown field `").to_owned();
+        let known: Vec<String> = known.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         let near = nearest(&key, known.iter().map(String::as_str)).map(str::to_owned);
         return ConfigError::UnknownKey { file, line, key, near, known };
     }
     let text = text.lines().nth(line - 1).unwrap_or_default().trim().to_owned();
-    ConfigError::Form { file, line, reason: error.message().replace('\n', ", "), text }
+    let text = without_texts(&text);
+    let reason = without_value(&error.message().replace('\n', ", "));
+    ConfigError::Form { file, line, reason, text }
 }
 
 #[cfg(test)]

@@ -52,6 +52,8 @@ pub(super) struct TeacherTable {
     pub(super) url: Option<String>,
     pub(super) path: Option<String>,
     pub(super) key_env: Option<String>,
+    pub(super) key_file: Option<String>,
+    pub(super) proxy: Option<String>,
     pub(super) models: Option<Vec<String>>,
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,

@@ -97,12 +97,33 @@ fn the_pinned_example_is_read() {
     assert_eq!(config.budgets[0].scope.run.as_deref(), Some("sentiment-1"));
     assert_eq!(config.keys[0].name(), "alice");
     let environment = |name: &str| (name != "GATE").then(|| format!("of {name}"));
-    let error = config.teachers[0].secrets(environment).map(|_| ()).unwrap_err();
+    let none = |_: &Path| Err("is not there".to_owned());
+    let error = config.teachers[0].secrets(environment, none).map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "teacher `gpt` needs the environment variable `GATE`, which is not set");
-    let secrets = config.teachers[0].secrets(|name| Some(format!("of {name}"))).unwrap();
+    let secrets = config.teachers[0].secrets(|name| Some(format!("of {name}")), none).unwrap();
     assert_eq!(secrets.key.as_deref(), Some("of OPENAI_API_KEY"));
     let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(secrets.headers, [header("openai-beta", "x"), header("x-gate", "of GATE")]);
+}
+
+#[test]
+fn secrets_come_from_variables_and_files_and_are_never_printed() {
+    let text = format!(
+        "{TEACHER}key_file = \"the.key\"\nproxy = \"file:/proxy.url\"\nheaders = {{ a = \"file:x\", b = \"env:B\", c = \"sk-plain\" }}\n"
+    );
+    let config = Config::read(Path::new("there/tuition.toml"), &text).unwrap();
+    let file = |path: &Path| Ok(format!("in {}", path.display()));
+    let secrets = config.teachers[0].secrets(|name| Some(format!("of {name}")), file).unwrap();
+    assert_eq!(secrets.key.as_deref(), Some("in there/the.key"));
+    assert_eq!(secrets.proxy.as_deref(), Some("in /proxy.url"));
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let headers = [header("a", "in there/x"), header("b", "of B"), header("c", "sk-plain")];
+    assert_eq!(secrets.headers, headers);
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("sk-plain") && printed.contains("the.key"), "{printed}");
+    let missing = |_: &Path| Err("is empty".to_owned());
+    let error = config.teachers[0].secrets(|_| None, missing).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "teacher `gpt` needs the file `there/the.key`, which is empty");
 }
 
 #[test]
@@ -126,6 +147,7 @@ fn an_unknown_key_is_named_with_the_nearest() {
         "tuition.toml line 5: unknown key `keyenv`; did you mean `key_env`?",
     );
     check("[store]\nqqq = 1\n", "tuition.toml line 2: unknown key `qqq`; known here: `url`");
+    check("[store]\n\"a`b\" = 1\n", "tuition.toml line 2: unknown key `a`b`; known here: `url`");
 }
 
 #[test]
@@ -141,7 +163,44 @@ fn a_value_of_the_wrong_form_is_shown() {
     check("[[teacher]]\nname = \"gpt\"\n", "tuition.toml line 1: missing field `api`, in `[[teacher]]`");
     check(
         "[serve]\nlisten = \"x\"\nlisten = \"y\"\n",
-        "tuition.toml line 3: duplicate key, in `listen = \"y\"`",
+        "tuition.toml line 3: duplicate key, in `listen = ...`",
+    );
+    // Somebody may have written a secret in a place where it does not belong.
+    check(
+        &format!("{TEACHER}timeout_s = \"sk-secret\"\n"),
+        "tuition.toml line 5: invalid type: a string, expected u64, in `timeout_s = ...`",
+    );
+    for (line, shown) in
+        [("key_env = sk-secret", "key_env = ..."), ("sk-secret", "..."), ("x = 'sk-secret", "x = ...")]
+    {
+        let said = crate::words::one_line(&read(&format!("{TEACHER}{line}\n")).unwrap_err());
+        assert!(!said.contains("sk-secret") && said.ends_with(&format!("in `{shown}`")), "{said}");
+    }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_refused_and_not_repeated() {
+    check(
+        &format!("{TEACHER}key_env = \"A\"\nkey_file = \"b\"\n"),
+        "tuition.toml: `teacher.gpt.key_file`: there is a `key_env` already",
+    );
+    check(
+        &format!("{TEACHER}key_file = \"\"\n"),
+        "tuition.toml: `teacher.gpt.key_file`: this is the path of a file that holds the secret",
+    );
+    check(
+        &format!("{TEACHER}proxy = \"http://user:secret@proxy\"\n"),
+        "tuition.toml: `teacher.gpt.proxy`: a URL with a password is a secret; use `env:NAME` or `file:PATH`",
+    );
+    check(
+        &format!("{TEACHER}proxy = \"socks\"\n"),
+        "tuition.toml: `teacher.gpt.proxy`: is no http or https URL",
+    );
+    let (zero, key) =
+        ("0".repeat(64), |name: &str, hash: &str| format!("[[key]]\nname = \"{name}\"\nhash = \"{hash}\"\n"));
+    check(
+        &format!("{}{}", key("a", &zero), key("b", &zero)),
+        "tuition.toml: `key.b.hash`: is the key of `a` as well: nobody could tell whose request it is",
     );
 }
 

@@ -6,13 +6,15 @@ use super::{repository, sources};
 use std::fs;
 
 /// Every package of the workspace, its folder, and the rooms that it may depend on.
-const ROOMS: [(&str, &str, &[&str]); 6] = [
+const ROOMS: [(&str, &str, &[&str]); 7] = [
     ("tuition-ledger", "ledger", &[]),
     ("tuition-proxy", "proxy", &["tuition-ledger"]),
     ("tuition-trainer", "trainer", &["tuition-ledger"]),
     ("tuition", ".", &["tuition-ledger", "tuition-proxy", "tuition-trainer"]),
     ("tuition-bench", "bench", &[]),
     ("xtask", "xtask", &[]),
+    // Throws bytes at each room that reads any; nothing depends on it.
+    ("tuition-fuzz", "fuzz", &["tuition-ledger", "tuition-proxy", "tuition"]),
 ];
 
 /// Dependencies that only these packages may name. The command and the benchmarks may speak HTTP too.

@@ -63,6 +63,13 @@ impl Client {
         read(self.http.get(format!("{}{path}", self.url)).send().await?).await
     }
 
+    /// Gets a page with the headers of this client.
+    pub(crate) async fn get_with(&self, path: &str) -> Result<Reply, reqwest::Error> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        read(request.send().await?).await
+    }
+
     /// Asks until the answer is 200: another program's start, which nothing announces.
     pub(crate) async fn until_ready(&self, path: &str) {
         let start = Instant::now();

@@ -35,6 +35,7 @@ pub(crate) struct TestServer {
     child: Option<Child>,
     address: String,
     faults: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 /// `tuition ARGUMENTS` in `folder`, ready to be started.
@@ -57,11 +58,25 @@ impl TestServer {
 
     /// As `start_with`, over the store of this URL.
     pub(crate) fn start_at(store: &str, serve: &str, teachers_and_budgets: &str) -> TestServer {
-        let (folder, store) = (tempfile::tempdir().unwrap(), store.to_owned());
-        let mut server = TestServer { folder, store, child: None, address: String::new(), faults: None };
+        let mut server = TestServer::prepare(&[]);
+        store.clone_into(&mut server.store);
         server.configure(serve, teachers_and_budgets);
         server.restart();
         server
+    }
+
+    /// A folder without a configuration; the server will be given these variables too.
+    pub(crate) fn prepare(environment: &[(&str, &str)]) -> TestServer {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment = environment.iter().map(owned).collect();
+        TestServer {
+            folder: tempfile::tempdir().unwrap(),
+            store: "sled:./tuition.store".to_owned(),
+            child: None,
+            address: String::new(),
+            faults: None,
+            environment,
+        }
     }
 
     /// Writes a configuration; it is read at the next start.
@@ -76,6 +91,7 @@ impl TestServer {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
         let mut command = tuition(self.folder(), &["serve"]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(folder) = &self.faults {
             command.env("TUITION_FAULTS", every_stage()).env("TUITION_FAULTS_AT", folder);
         }
@@ -144,7 +160,9 @@ impl TestServer {
 
     /// Runs another subcommand in the same folder.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        tuition(self.folder(), arguments).stdin(Stdio::null()).output().unwrap()
+        let mut command = tuition(self.folder(), arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a subcommand with `--json`, expects the exit code, and gives the object that it printed.

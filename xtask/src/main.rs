@@ -3,6 +3,8 @@
 //! Invariant: it exits 0 only if everything was installed and every test passed.
 #![expect(clippy::print_stderr, reason = "a program that speaks to the person who started it")]
 
+mod dependencies;
+mod fuzz;
 mod mutants;
 mod patch;
 mod python;
@@ -13,15 +15,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str =
-    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test
+    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test, fuzzes for a while
        cargo xtask install                      installs it and stops
+       cargo xtask fuzz [SECONDS] [TARGET ...]  fuzzes each target that long (60 s), or the named ones
+       cargo xtask dependencies                 holds every dependency against deny.toml
        cargo xtask simulate [--seed S] [--histories N]   simulated histories, as many as one likes
        cargo xtask mutants [NAME...]            puts deliberate bugs into a copy, and demands red tests";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some(compiled) = fuzz::compile(&arguments) {
+        return compiled;
+    }
     let outcome = match arguments.split_first() {
         Some((chore, rest)) if chore == "test" => install().and_then(|()| test(rest)),
+        Some((chore, rest)) if chore == "fuzz" => hunt(rest),
+        Some((chore, [])) if chore == "dependencies" => {
+            cache_folder().and_then(|cache| dependencies::check(&cache))
+        }
         Some((chore, [])) if chore == "install" => install(),
         Some((chore, rest)) if chore == "simulate" => simulate::run(rest),
         Some((chore, rest)) if chore == "mutants" => mutants::run(rest),
@@ -56,7 +67,17 @@ fn install() -> Result<(), String> {
 fn test(arguments: &[String]) -> Result<(), String> {
     let mut test = cargo();
     test.args(["test", "--locked", "--workspace"]).args(arguments);
-    run(test, "the tests")
+    run(test, "the tests")?;
+    // Whoever asks for some of the tests wants those.
+    if arguments.is_empty() { fuzz::run(&[], fuzz::SHORT_S, &cache_folder()?) } else { Ok(()) }
+}
+
+fn hunt(arguments: &[String]) -> Result<(), String> {
+    const MINUTE_S: u64 = 60;
+    match arguments.split_first().and_then(|(first, rest)| Some((first.parse().ok()?, rest))) {
+        Some((seconds, only)) => fuzz::run(only, seconds, &cache_folder()?),
+        None => fuzz::run(arguments, MINUTE_S, &cache_folder()?),
+    }
 }
 
 fn cargo() -> Command {

@@ -3,6 +3,7 @@
 //! Must not know what the bytes mean. Invariant: bytes that were held back are shown only after the answer is durable.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -36,6 +37,24 @@ pub struct Live {
     buffer: Mutex<Buffer>,
     changed: Notify,
     streamed: bool,
+    followers: AtomicUsize,
+}
+
+/// A request that follows an answer under way; dropping it stops following.
+#[derive(Debug)]
+pub(crate) struct Follower(Arc<Live>);
+
+impl Follower {
+    /// What it follows.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.0
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.followers.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Reads an answer under way from its beginning.
@@ -43,6 +62,7 @@ pub struct Live {
 pub struct LiveReader {
     live: Arc<Live>,
     position: usize,
+    _follower: Option<Follower>,
 }
 
 /// What a reader gets next.
@@ -57,7 +77,7 @@ pub enum Step {
 impl Live {
     /// An answer that has not begun; `streamed` where the teacher was asked for a stream.
     pub fn new(streamed: bool) -> Self {
-        Self { buffer: Mutex::default(), changed: Notify::new(), streamed }
+        Self { buffer: Mutex::default(), changed: Notify::new(), streamed, followers: AtomicUsize::new(0) }
     }
 
     /// Whether the teacher was asked for a stream, so that chunks come before the end.
@@ -132,9 +152,16 @@ impl Live {
         }
     }
 
-    /// Reads from the beginning.
-    pub fn read(self: &Arc<Self>) -> LiveReader {
-        LiveReader { live: Arc::clone(self), position: 0 }
+    /// Follows the answer, unless `most` requests do so already.
+    pub(crate) fn follow(self: &Arc<Self>, most: usize) -> Option<Follower> {
+        let one_more = |count: usize| (count < most).then(|| count + 1);
+        let followed = self.followers.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        followed.is_ok().then(|| Follower(Arc::clone(self)))
+    }
+
+    /// Reads from the beginning, as the leader or as a follower.
+    pub(crate) fn read(self: &Arc<Self>, follower: Option<Follower>) -> LiveReader {
+        LiveReader { live: Arc::clone(self), position: 0, _follower: follower }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Buffer> {

@@ -26,7 +26,7 @@ use crate::query::QueryKey;
 use crate::store::{Clock, Store, StoreError};
 use breaker::Breaker;
 use lead::{Lead, Led};
-use live::{Ending, Live, LiveReader};
+use live::{Ending, Follower, Live, LiveReader};
 use order::{Mode, Order};
 use teacher::{Failure, Teacher};
 use turns::Turns;
@@ -108,6 +108,14 @@ pub enum DeskError {
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
+    /// A bound of this process on what is under way; nothing was asked.
+    #[error("{what}: at most {most} at a time")]
+    Busy {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        most: usize,
+    },
     /// The desk is closing.
     #[error("closing: no new calls are taken")]
     Draining,
@@ -126,11 +134,27 @@ pub struct Settings {
     pub breaker_pause: std::time::Duration,
 }
 
+/// How much may be under way at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Calls, those that wait for a budget included.
+    pub calls: usize,
+    /// Requests that wait for the answer of one call.
+    pub followers: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { calls: 16_384, followers: 4096 }
+    }
+}
+
 /// The one place that asks teachers.
 pub struct Desk {
     store: Arc<dyn Store>,
     prices: PriceBook,
     settings: Settings,
+    bounds: Bounds,
     clock: Clock,
     breaker: Breaker,
     // Which keys this process is asking. Held for look-ups only: deciding who leads must be one step.
@@ -146,7 +170,7 @@ pub struct Desk {
 #[derive(Default)]
 struct Flights {
     lead: Option<Leading>,
-    follow: Vec<Arc<Live>>,
+    follow: Vec<Follower>,
 }
 
 /// A leader at work in a task of its own.
@@ -172,11 +196,23 @@ impl Leading {
 impl Desk {
     /// A desk over `store`.
     pub fn new(store: Arc<dyn Store>, prices: PriceBook, settings: Settings, clock: Clock) -> Arc<Self> {
+        Self::bounded(store, prices, settings, clock, Bounds::default())
+    }
+
+    /// A desk over `store` with other bounds than usual.
+    pub fn bounded(
+        store: Arc<dyn Store>,
+        prices: PriceBook,
+        settings: Settings,
+        clock: Clock,
+        bounds: Bounds,
+    ) -> Arc<Self> {
         let breaker = Breaker::new(settings.breaker_failures, settings.breaker_pause);
         Arc::new(Self {
             store,
             prices,
             settings,
+            bounds,
             clock,
             breaker,
             flights: Mutex::default(),
@@ -241,8 +277,8 @@ impl Desk {
                     Led::Conflict => look_up = true,
                 }
             }
-            for live in flights.follow {
-                match live.ended().await {
+            for follower in flights.follow {
+                match follower.live().ended().await {
                     Ending::Answered(records) => take(records, Outcome::Followed),
                     Ending::Failed(error) => return Err((*error).clone()),
                     Ending::Vacant => {}
@@ -272,9 +308,9 @@ impl Desk {
                 }
             }
             let flights = self.board(&teacher, &order, &keys)?;
-            let (live, outcome) = match (&flights.lead, flights.follow.into_iter().next()) {
-                (Some(lead), _) => (Arc::clone(&lead.live), Outcome::Bought),
-                (None, Some(live)) => (live, Outcome::Followed),
+            let (live, follower) = match (&flights.lead, flights.follow.into_iter().next()) {
+                (Some(lead), _) => (Arc::clone(&lead.live), None),
+                (None, Some(follower)) => (Arc::clone(follower.live()), Some(follower)),
                 (None, None) => unreachable!("an item that is not known is led or followed"),
             };
             live.begun().await;
@@ -288,7 +324,10 @@ impl Desk {
                     }
                     look_up = true;
                 }
-                _ => return Ok(Streamed::Live { reader: live.read(), outcome }),
+                _ => {
+                    let outcome = if follower.is_some() { Outcome::Followed } else { Outcome::Bought };
+                    return Ok(Streamed::Live { reader: live.read(follower), outcome });
+                }
             }
         }
     }
@@ -302,6 +341,11 @@ impl Desk {
     /// Takes no new calls, and waits until those under way have ended.
     pub async fn drain(&self) {
         self.draining.send_replace(true);
+        self.idle().await;
+    }
+
+    /// Waits until no call is under way.
+    pub async fn idle(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
     }
@@ -366,8 +410,12 @@ impl Desk {
         let mut led = BTreeSet::new();
         for key in missing {
             match flights.get(key) {
-                Some(live) if boarded.follow.iter().any(|followed| Arc::ptr_eq(followed, live)) => {}
-                Some(live) => boarded.follow.push(Arc::clone(live)),
+                Some(live) if boarded.follow.iter().any(|other| Arc::ptr_eq(other.live(), live)) => {}
+                Some(live) => {
+                    let what = "too many requests wait for the answer of one call";
+                    let most = self.bounds.followers;
+                    boarded.follow.push(live.follow(most).ok_or(DeskError::Busy { what, most })?);
+                }
                 None => {
                     led.insert(*key);
                 }
@@ -376,10 +424,14 @@ impl Desk {
         if led.is_empty() {
             return Ok(boarded);
         }
+        if self.under_way() >= self.bounds.calls {
+            let what = "too many calls to teachers are under way";
+            return Err(DeskError::Busy { what, most: self.bounds.calls });
+        }
         let live = Arc::new(Live::new(order.forward.stream));
         flights.extend(led.iter().map(|key| (*key, Arc::clone(&live))));
-        drop(flights);
         self.open.send_modify(|open| *open += 1);
+        drop(flights);
         let led = first_of(order, &led);
         let (desk, teacher, order) = (Arc::clone(self), Arc::clone(teacher), Arc::clone(order));
         let lead = Arc::new(Lead { desk, teacher, order, led, live: Arc::clone(&live) });

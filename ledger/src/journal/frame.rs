@@ -143,7 +143,7 @@ impl Packed {
 }
 
 /// Covers state and length too, so that a flipped bit cannot erase a blob.
-fn blob_crc(state: u8, stored_len: u32, body: &[u8]) -> u32 {
+pub(super) fn blob_crc(state: u8, stored_len: u32, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[state]);
     hasher.update(&stored_len.to_le_bytes());

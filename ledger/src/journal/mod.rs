@@ -7,6 +7,8 @@
 mod frame;
 mod record;
 mod scan;
+#[cfg(any(test, feature = "fuzzing"))]
+mod sealed;
 
 use std::io;
 
@@ -14,6 +16,8 @@ pub use frame::Blob;
 pub(crate) use frame::{BodyFault, Draft, Packed, read_answer, read_apart, read_payload};
 pub(crate) use record::{pack_settlement, unpack_item, unpack_settlement};
 pub(crate) use scan::{Frame, Frames, Step, Torn, judge, read_frame};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use sealed::sealed;
 
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;

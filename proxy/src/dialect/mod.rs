@@ -177,6 +177,11 @@ impl Api {
         }
     }
 
+    /// The API that a path belongs to, for the shape of errors.
+    pub(crate) fn of_path(path: &str) -> Self {
+        if path.starts_with("/v2") { Self::OpenInference } else { Self::OpenAi }
+    }
+
     /// Request headers that may change an answer: forwarded, and part of every key.
     pub(crate) fn keyed_headers(self) -> &'static [&'static str] {
         match self {

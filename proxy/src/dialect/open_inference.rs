@@ -4,7 +4,7 @@
 //! local model have one key; outputs go back in the order of the rows, whoever answered them; the id is presentation.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tuition_ledger::{
@@ -31,6 +31,10 @@ pub(crate) fn read(model: String, target: &Target, json: Json<'_>) -> Result<Ask
         .ok_or_else(|| BadRequest::missing("inputs", "a non-empty list of tensors"))?;
     refuse_binary(&json, inputs)?;
     let tensors: Vec<Tensor> = inputs.iter().map(Tensor::from_json).collect::<Result<_, _>>()?;
+    let mut names = BTreeSet::new();
+    if let Some(twice) = tensors.iter().find(|tensor| !names.insert(tensor.name.as_str())) {
+        return Err(TensorError::Twice(twice.name.clone()).into());
+    }
     let mut others: Vec<(String, String)> = Vec::new();
     for (name, value) in json.members().unwrap_or_default() {
         match name.as_ref() {
@@ -370,6 +374,7 @@ mod tests {
         }
         check("inputs", "input", "`inputs` is missing or is not a non-empty list of tensors");
         check("\"42\"", "42", "`id` is not a string");
+        check("\"name\":\"y\"", "\"name\":\"x\"", "`inputs`: two inputs have the name `x`");
         check(
             "\"FP32\"",
             "\"FP8\"",

@@ -35,9 +35,16 @@ pub(crate) fn events(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The values of `field` in an event, joined by line feeds; none where the field is absent or no UTF-8.
+/// The values of `field` in an event, joined by line feeds; none where the field is absent. Bytes that are no UTF-8 are
+/// replaced, as the standard says: an event is never passed over for them.
 pub(crate) fn field<'e>(event: &'e [u8], field: &str) -> Option<Cow<'e, str>> {
-    let event = std::str::from_utf8(event).ok()?;
+    match String::from_utf8_lossy(event) {
+        Cow::Borrowed(event) => values(event, field),
+        Cow::Owned(event) => values(&event, field).map(|found| Cow::Owned(found.into_owned())),
+    }
+}
+
+fn values<'e>(event: &'e str, field: &str) -> Option<Cow<'e, str>> {
     let mut found: Option<Cow<'e, str>> = None;
     for line in event.split(['\n', '\r']) {
         let Some(value) = line.strip_prefix(field).and_then(|rest| rest.strip_prefix(':')) else { continue };
@@ -80,6 +87,15 @@ mod tests {
             &[(": ping\n\n", None), ("event: x\ndata: a\ndata: b\n\n", Some("a\nb"))],
         );
         check("", &[]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_no_event() {
+        assert_eq!(
+            field(b"data: {\"content\":\"a\xff\"}\n\n", "data").unwrap(),
+            "{\"content\":\"a\u{fffd}\"}"
+        );
+        assert_eq!(field(b"x: \xff\ndata: [DONE]\n\n", "data").unwrap(), "[DONE]");
     }
 
     #[test]

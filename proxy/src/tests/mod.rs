@@ -4,6 +4,8 @@
 
 mod upstream;
 mod chats;
+mod doors;
+mod limits;
 mod batches;
 mod failures;
 mod refusals;
@@ -39,7 +41,7 @@ struct Setup {
     alert_url: Option<String>,
     share: Share,
     models: Vec<&'static str>,
-    body_bytes: usize,
+    limits: Limits,
     timeout: Duration,
     url: Option<String>,
 }
@@ -55,7 +57,7 @@ impl Default for Setup {
             alert_url: None,
             share: Share::All,
             models: vec!["*"],
-            body_bytes: 1 << 20,
+            limits: Limits { body_bytes: 1 << 20, ..Limits::default() },
             timeout: Duration::from_secs(20),
             url: None,
         }
@@ -101,6 +103,7 @@ fn route(setup: &Setup, upstream: &Upstream, api: Api, name: &str) -> Route {
         api,
         url: setup.url.clone().unwrap_or(base),
         secret: Some(Secret::new("teachers-secret")),
+        proxy: None,
         headers: vec![("x-extra".into(), Secret::new("1"))],
         timeout: setup.timeout,
         retries: 2,
@@ -148,7 +151,7 @@ impl TestServer {
             keys: keys.map(|key| key.unwrap().pinned(setup.pins.clone())).collect(),
             mode: setup.mode,
             share: setup.share,
-            limits: Limits { body_bytes: setup.body_bytes, ..Limits::default() },
+            limits: setup.limits,
             statement: Arc::new(statement),
             alert_url: setup.alert_url.clone().map(Secret::new),
         };

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tuition_ledger::Mode;
 
 use super::{Reply, Setup, TestServer, chat};
-use crate::{Pins, Share};
+use crate::{Limits, Pins, Share};
 
 #[tokio::test]
 async fn a_spent_budget_is_402_with_every_figure() {
@@ -143,7 +143,8 @@ async fn a_header_that_changes_answers_is_part_of_the_key() {
 
 #[tokio::test]
 async fn a_bad_request_is_named_in_its_own_shape() {
-    let setup = Setup { models: vec!["gpt-4", "gpt-4-mini"], body_bytes: 400, ..Setup::default() };
+    let limits = Limits { body_bytes: 400, ..Limits::default() };
+    let setup = Setup { models: vec!["gpt-4", "gpt-4-mini"], limits, ..Setup::default() };
     let server = TestServer::start(setup).await;
     #[track_caller]
     fn check(reply: &Reply, status: u16, message: &str, param: Value) {

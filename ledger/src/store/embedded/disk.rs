@@ -3,9 +3,9 @@
 //! Must not know what the bytes mean. Invariant: `sync` returns only when every byte written before it would survive a
 //! power cut; a test puts a simulated disk in its place that forgets everything else.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::fault;
@@ -13,6 +13,9 @@ use crate::journal::{FileHeader, Source};
 
 /// The journal's name in the store's folder.
 pub(crate) const JOURNAL: &str = "journal";
+
+/// The rights of the file's group and of everybody else.
+const OTHERS: u32 = 0o077;
 
 /// What the store asks of a disk.
 pub(crate) trait Disk: Source + Send + Sync {
@@ -50,6 +53,7 @@ impl FolderDisk {
             replace(folder, JOURNAL, &header()?.encode())?;
         }
         let journal = OpenOptions::new().read(true).write(true).open(path)?;
+        make_private(&journal)?;
         Ok(Self { folder: folder.to_owned(), journal })
     }
 }
@@ -105,6 +109,13 @@ impl Disk for FolderDisk {
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         replace(&self.folder, name, bytes)
     }
+}
+
+/// Takes everybody else's rights to a file or folder of the store away: a copy that was put in place may have brought
+/// some along.
+pub(crate) fn make_private(file: &File) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & OTHERS == 0 { Ok(()) } else { file.set_permissions(Permissions::from_mode(mode & !OTHERS)) }
 }
 
 /// A small file of the folder, where there is one.

@@ -5,6 +5,7 @@
 //! journal answers, and the index is made anew.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 use sled::Db;
 
-use super::disk::Disk;
+use super::disk::{Disk, FolderDisk, make_private};
 use super::place::{Place, records_at};
 use crate::answer::Record;
 use crate::fault::{self, Stage};
@@ -267,7 +268,10 @@ fn anew(folder: &Path) -> Option<Db> {
     open(folder).inspect_err(|why| tracing::warn!(why, "no index can be opened; the journal answers")).ok()
 }
 
+/// Opens the database, in a folder that only its owner may enter: sled's own files are open to whoever can.
 fn open(folder: &Path) -> Result<Db, String> {
+    let private = FolderDisk::make_folder(folder).and_then(|()| make_private(&File::open(folder)?));
+    private.map_err(|error| error.to_string())?;
     guarded(|| sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(Some(1000)).open())
 }
 

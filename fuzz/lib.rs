@@ -1,0 +1,1 @@
+//! Nothing: the targets in `targets/` are programs, and what they assert stands in the rooms (`fuzzing.rs` of each).

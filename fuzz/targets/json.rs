@@ -1,0 +1,4 @@
+//! Bytes for `tuition_ledger::fuzzing::json`, which says what must hold.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tuition_ledger::fuzzing::json(data));
