@@ -12,6 +12,7 @@ mod kill;
 mod loop_closed;
 mod matrix;
 mod money;
+mod race;
 mod replicas;
 mod sdk;
 mod security;

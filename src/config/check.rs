@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, StoreUrl, Usd};
