@@ -1,9 +1,12 @@
-//! Benchmarks, each beside a peer in the same run: `cargo run --release -p tuition-bench -- hits`.
-//! Knows the pinned outside of the command; must not call into the rooms.
-//! Invariant: what is compared serves the same bodies, over the same loop, in turns.
+//! Benchmarks: `hits` beside a peer in the same run, `million` beside its bars
+//! (`cargo run --release -p tuition-bench -- hits`).
+//! Knows the pinned outside of the command; only `fill` calls into a room. Invariant: what is compared serves the same
+//! bodies, over the same loop, in turns.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints a report")]
 
+mod fill;
 mod load;
+mod million;
 mod process;
 mod teacher;
 
@@ -11,12 +14,13 @@ use load::Measured;
 use process::{Nginx, Serve};
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use teacher::Teacher;
 
-const USAGE: &str = "usage: tuition-bench hits [--seconds N] [--clients N] [--command PATH]";
+const USAGE: &str = "usage: tuition-bench hits [--seconds N] [--clients N] [--command PATH]
+       tuition-bench million [--records N,N,...] [--command PATH] [--folder PATH]";
 const QUESTIONS: usize = 1_000;
 const TURNS: usize = 3;
 /// Calls that the budget allows: more than any run makes.
@@ -33,11 +37,7 @@ struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match settings() {
-        Ok(settings) => hits(&settings).await,
-        Err(error) => Err(error),
-    };
-    match outcome {
+    match bench().await {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS
@@ -49,13 +49,23 @@ async fn main() -> ExitCode {
     }
 }
 
-fn settings() -> Result<Settings, Failure> {
+async fn bench() -> Result<String, Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [bench, flags @ ..] = &arguments[..] else { return Err(USAGE.into()) };
-    let mut settings = Settings { seconds: 5, clients: 64, command: None };
-    if bench != "hits" {
-        return Err(format!("no benchmark `{bench}`\n{USAGE}").into());
+    match &arguments[..] {
+        [bench, flags @ ..] if bench == "hits" => hits(&settings(flags)?).await,
+        [bench, flags @ ..] if bench == "million" => million::run(&million::Settings::read(flags)?).await,
+        // What `million` starts as a process of its own.
+        [bench, store, records] if bench == "fill" => {
+            fill::fill(Path::new(store), records.parse()?).await?;
+            Ok(format!("{records} records in {store}"))
+        }
+        [bench, ..] => Err(format!("no benchmark `{bench}`\n{USAGE}").into()),
+        [] => Err(USAGE.into()),
     }
+}
+
+fn settings(flags: &[String]) -> Result<Settings, Failure> {
+    let mut settings = Settings { seconds: 5, clients: 64, command: None };
     for flag in flags.chunks(2) {
         match flag {
             [name, value] if name == "--seconds" => settings.seconds = value.parse()?,
@@ -72,7 +82,8 @@ async fn hits(settings: &Settings) -> Result<String, Failure> {
     let teacher = Teacher::start().await?;
     let folder = tempfile::tempdir()?;
     let nginx = Nginx::start(folder.path(), teacher.address)?;
-    let serve = Serve::start(settings.command.as_deref(), folder.path(), teacher.address, BUDGET_CALLS)?;
+    let command = process::command(settings.command.as_deref())?;
+    let serve = Serve::start(&command, folder.path(), teacher.address, BUDGET_CALLS)?;
     let requests: Vec<Vec<u8>> = (0..QUESTIONS).map(|at| request(&format!("question number {at}"))).collect();
     for address in [nginx.address, serve.address] {
         load::once_each(address, &requests).await?;
@@ -143,11 +154,16 @@ fn request(question: &str) -> Vec<u8> {
         "messages": [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": question}],
     })
     .to_string();
+    http(&body)
+}
+
+/// A chat request with this body.
+fn http(body: &str) -> Vec<u8> {
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    (head + &body).into_bytes()
+    (head + body).into_bytes()
 }
 
 /// Walks through the known questions, each client from another place.

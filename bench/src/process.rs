@@ -80,17 +80,13 @@ http {{
 }
 
 impl Serve {
-    /// Starts `tuition serve` with a calls budget; builds the command in release mode where none is given.
+    /// Starts `tuition serve` with a calls budget.
     pub(crate) fn start(
-        command: Option<&Path>,
+        command: &Path,
         folder: &Path,
         teacher: SocketAddr,
         calls: u64,
     ) -> Result<Serve, Failure> {
-        let command = match command {
-            Some(command) => command.to_owned(),
-            None => built()?,
-        };
         fs::write(
             folder.join("tuition.toml"),
             format!(
@@ -100,7 +96,7 @@ impl Serve {
             ),
         )?;
         let log = fs::File::create(folder.join("serve.log"))?;
-        let mut child = Command::new(&command)
+        let mut child = Command::new(command)
             .arg("serve")
             .current_dir(folder)
             .stdout(Stdio::piped())
@@ -121,6 +117,66 @@ impl Serve {
         Err(format!("`tuition serve` named no address\n{}", fs::read_to_string(folder.join("serve.log"))?)
             .into())
     }
+
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it in good order.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("`tuition serve` ended with {status}").into()) }
+    }
+}
+
+/// A process that was watched to its end.
+pub(crate) struct Ended {
+    pub(crate) seconds: f64,
+    /// The most memory that it had resident.
+    pub(crate) peak_mib: f64,
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn watch(mut command: Command) -> Result<Ended, Failure> {
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn()?;
+    let mut peak_mib = 0.0_f64;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let seconds = start.elapsed().as_secs_f64();
+            return match status.success() {
+                true => Ok(Ended { seconds, peak_mib }),
+                false => Err(format!("{command:?} ended with {status}").into()),
+            };
+        }
+        // It may end just now: then the last figure stands.
+        peak_mib = peak(child.id()).unwrap_or(peak_mib).max(peak_mib);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// MiB that a process has resident now.
+pub(crate) fn resident(process: u32) -> Result<f64, Failure> {
+    status(process, "VmRSS:")
+}
+
+/// The most MiB that a process has had resident.
+pub(crate) fn peak(process: u32) -> Result<f64, Failure> {
+    status(process, "VmHWM:")
+}
+
+fn status(process: u32, name: &str) -> Result<f64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or(format!("no `{name}` in it"))?;
+    Ok(kib.trim().parse::<f64>()? / 1024.0)
+}
+
+/// The command that was given, or else the one that is built in release mode.
+pub(crate) fn command(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    given.map_or_else(built, |command| Ok(command.to_owned()))
 }
 
 fn built() -> Result<PathBuf, Failure> {

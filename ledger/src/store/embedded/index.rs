@@ -246,7 +246,9 @@ impl Filler {
             }
             self.write(&db, known.iter().map(|(place, record)| (*place, record)), None)?;
         }
-        self.write(&db, std::iter::empty(), Some(position))
+        self.write(&db, std::iter::empty(), Some(position))?;
+        tracing::info!(exchanges = places.len(), position, "the index is whole");
+        Ok(())
     }
 }
 
