@@ -3,10 +3,13 @@
 //! Must not lock or change anything. Invariant: what is read is durable; damage is an error (or, where it was asked for,
 //! a discrepancy), never an early end.
 
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::ScopedJoinHandle;
+
 use serde_json::Value;
 use tuition_ledger::{
-    Amount, Book, Discrepancy, Entries, OpenError, Present, ReadError, Standing, Statement, StoreUrl,
-    Timestamp, Unit, Usd, View, read_entries, records,
+    Amount, Asked, Book, Discrepancy, Entries, OpenError, Present, ReadError, Settled, Standing, Statement,
+    StoreUrl, Timestamp, Unit, Usd, View, read_entries,
 };
 
 use crate::config::Config;
@@ -40,9 +43,29 @@ pub(crate) fn statement(store: &StoreUrl) -> Result<Statement, OpenError> {
 /// # Errors
 /// The record cannot be opened at all.
 pub(crate) fn verified(store: &StoreUrl) -> Result<Statement, OpenError> {
-    let (mut statement, mut book) = (Statement::default(), Book::default());
-    let Some(entries) = entries(store)? else { return Ok(statement) };
-    let mut number = 0;
+    match entries(store)? {
+        None => Ok(Statement::default()),
+        // Answers are unpacked and hashed in a thread of their own: that is half of the work.
+        Some(entries) => Ok(std::thread::scope(|threads| {
+            let (answers, settled) = sync_channel(WAITING_MAX);
+            let checked = threads.spawn(|| settled.into_iter().flatten().flat_map(check).collect());
+            fold(entries, answers, checked)
+        })),
+    }
+}
+
+/// Exchanges whose answers are handed to be checked at a time, and how many such hands may wait.
+const HANDED: usize = 256;
+const WAITING_MAX: usize = 4;
+
+/// Both folds in one pass; what is settled goes to `answers`, and what comes of that from `checked`.
+fn fold(
+    entries: Entries,
+    answers: SyncSender<Vec<Settled>>,
+    checked: ScopedJoinHandle<'_, Vec<Discrepancy>>,
+) -> Statement {
+    let (mut statement, mut book, mut asked) = (Statement::default(), Book::default(), Asked::default());
+    let (mut number, mut hand) = (0, Vec::new());
     for read in entries {
         let read = match read {
             Ok(read) => read,
@@ -56,27 +79,40 @@ pub(crate) fn verified(store: &StoreUrl) -> Result<Statement, OpenError> {
         if let Err(error) = book.apply(&read.entry) {
             statement.report(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
         }
+        match asked.take(read) {
+            Ok(settled) => hand.extend(settled),
+            Err(error) => statement.report(damage(number, &error)),
+        }
+        if hand.len() >= HANDED {
+            // It ends only after this: if it panicked, joining says so.
+            let _ = answers.send(std::mem::take(&mut hand));
+        }
     }
+    let _ = answers.send(hand);
+    drop(answers);
     for what in differences(&book.present(Timestamp::default()), &statement.to_json(&View::default())) {
         statement.report(Discrepancy { entry: number, what });
     }
-    for recorded in records(store)? {
-        match recorded {
-            Ok(recorded) if recorded.record.query.key() != recorded.record.key => {
-                let what = format!("the answer under key {} is to another question", recorded.record.key);
-                statement.report(Discrepancy { entry: recorded.number, what });
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let found = damage(number, &error);
-                if !statement.discrepancies().contains(&found) {
-                    statement.report(found);
-                }
-                break;
-            }
-        }
+    match checked.join() {
+        Ok(found) => found.into_iter().for_each(|found| statement.report(found)),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
-    Ok(statement)
+    statement
+}
+
+/// What does not hold of the answers to an exchange.
+fn check(settled: Settled) -> Vec<Discrepancy> {
+    match settled.unpack() {
+        Ok(recorded) => recorded
+            .into_iter()
+            .filter(|recorded| recorded.record.query.key() != recorded.record.key)
+            .map(|recorded| {
+                let what = format!("the answer under key {} is to another question", recorded.record.key);
+                Discrepancy { entry: recorded.number, what }
+            })
+            .collect(),
+        Err(error) => vec![damage(0, &error)],
+    }
 }
 
 fn damage(entry: u64, error: &ReadError) -> Discrepancy {

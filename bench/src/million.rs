@@ -140,11 +140,8 @@ fn made(folder: &Path, store: &Path, records: u64) -> Result<f64, Failure> {
     eprintln!("{records} records: recorded one by one");
     fs::create_dir_all(folder)?;
     let start = Instant::now();
-    let status = Command::new(std::env::current_exe()?)
-        .arg("fill")
-        .arg(store)
-        .arg(records.to_string())
-        .status()?;
+    let status =
+        Command::new(std::env::current_exe()?).arg("fill").arg(store).arg(records.to_string()).status()?;
     if !status.success() {
         return Err(format!("filling the store failed: {status}").into());
     }
@@ -175,8 +172,10 @@ const COLUMNS: [Column; 10] = [
 
 fn report(rows: &[Row]) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let mut lines =
-        vec![format!("answers of {} bytes, {cores} cores, each figure from a fresh process", fill::BODY_BYTES)];
+    let mut lines = vec![format!(
+        "answers of {} bytes, {cores} cores, each figure from a fresh process",
+        fill::BODY_BYTES
+    )];
     for row in rows.iter().filter(|row| row.filled.is_finite()) {
         lines.push(format!(
             "{} records were bought one by one in {:.0} s, {:.0} a second, every hold and every answer synced",

@@ -35,11 +35,13 @@ pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDige
 pub use query::{Query, QueryKey};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
 pub use store::copy::{Copied, CopyError, copy_store};
-pub use store::embedded::{Embedded, OpenError, Opened, Owner, Recovery};
+pub use store::embedded::{
+    Damage, Embedded, Later, OpenError, Opened, Owner, Recovery, Repaired, examine, repair,
+};
 pub use store::open::{OpenStore, open_store};
 pub use store::postgres::{OpenedPostgres, Postgres, Replica};
 pub use store::read::{
-    Entries, Head, ReadEntry, ReadError, Recorded, Records, read_entries, records, records_of_run,
+    Asked, Settled, Entries, Head, ReadEntry, ReadError, Recorded, Records, read_entries, records, records_of_run,
 };
 pub use store::socket::Remote;
 pub use store::url::{DatabaseUrl, StoreUrl, StoreUrlError};

@@ -4,8 +4,12 @@
 //! number and entry, and an entry names the digest of each of its blobs; so a blob can be erased and everything else
 //! still checks.
 
+use std::cell::RefCell;
+use std::io;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::{BLOB_BYTES_MAX, BLOBS_BYTES_MAX, JournalError, PAYLOAD_BYTES_MAX, Writer, u32_at, u64_at};
 use crate::entry::Entry;
@@ -129,7 +133,7 @@ impl Packed {
         let compressed = if bytes.len() < COMPRESSED_FROM_BYTES {
             None
         } else {
-            Some(zstd::bulk::compress(bytes, ZSTD_LEVEL)?).filter(|smaller| smaller.len() < bytes.len())
+            Some(compress(bytes)?).filter(|smaller| smaller.len() < bytes.len())
         };
         let (state, body) = compressed.as_deref().map_or((RAW, bytes), |body| (ZSTD, body));
         let stored_len = u32::try_from(body.len()).expect("a blob is below 4 GiB");
@@ -140,6 +144,26 @@ impl Packed {
         stored.extend_from_slice(body);
         Ok(Self { digest: Digest { digest: blake3::hash(bytes).to_hex().to_string(), len }, stored })
     }
+}
+
+thread_local! {
+    // To make one takes longer than to use it on an answer of a kilobyte.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|made| match made {
+        Some(made) => made.compress(bytes),
+        none => none.insert(Compressor::new(ZSTD_LEVEL)?).compress(bytes),
+    })
+}
+
+fn decompress(stored: &[u8], len: usize) -> io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|made| match made {
+        Some(made) => made.decompress(stored, len),
+        none => none.insert(Decompressor::new()?).decompress(stored, len),
+    })
 }
 
 /// Covers state and length too, so that a flipped bit cannot erase a blob.
@@ -245,9 +269,7 @@ impl Blob {
             _ => {
                 let len =
                     usize::try_from(self.digest.len).map_err(|_| "a blob is too large for this machine")?;
-                let bytes =
-                    zstd::bulk::decompress(&self.stored, len).map_err(|_| "a blob does not decompress")?;
-                Bytes::from(bytes)
+                Bytes::from(decompress(&self.stored, len).map_err(|_| "a blob does not decompress")?)
             }
         };
         if bytes.len() as u64 != self.digest.len

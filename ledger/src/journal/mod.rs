@@ -15,7 +15,7 @@ use std::io;
 pub use frame::Blob;
 pub(crate) use frame::{BodyFault, Draft, Packed, read_answer, read_apart, read_payload};
 pub(crate) use record::{pack_settlement, unpack_item, unpack_settlement};
-pub(crate) use scan::{Frame, Frames, Step, Torn, judge, read_frame};
+pub(crate) use scan::{Frame, Frames, Step, Torn, judge, next_header, read_frame};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sealed::sealed;
 
@@ -191,6 +191,29 @@ impl FileHeader {
         let mut writer = [0; 16];
         writer.copy_from_slice(&bytes[12..28]);
         Ok(Self { writer, created_ms: u64_at(&bytes, 28) })
+    }
+
+    /// The header that stood there before one byte of it changed; none where that cannot be told. The first frame proves
+    /// it: its checksum covers the writer, its chain the whole header.
+    pub(crate) fn mend(source: &(impl Source + ?Sized)) -> Result<Option<Self>, JournalError> {
+        let mut bytes = [0; FILE_HEADER_BYTES];
+        if !source.read_full(&mut bytes, 0)? {
+            return Ok(None);
+        }
+        for at in 0..FILE_HEADER_BYTES {
+            let found = bytes[at];
+            for byte in 0..=u8::MAX {
+                bytes[at] = byte;
+                let Ok(header) = Self::read(&bytes[..]) else { continue };
+                let (length, chain) = (source.len()?, header.chain());
+                let mut frames = Frames::resume(source, header, FILE_HEADER_BYTES as u64, 0, chain, length);
+                if matches!(frames.step(), Ok(Step::Frame(_))) {
+                    return Ok(Some(header));
+                }
+            }
+            bytes[at] = found;
+        }
+        Ok(None)
     }
 
     /// What the first entry is chained to.

@@ -129,7 +129,10 @@ pub(crate) fn read_frame(
     offset: u64,
 ) -> Result<Frame, JournalError> {
     let corrupt = |number, why: &str| JournalError::Corrupt { number, offset, why: why.to_owned() };
-    let (header, body) = read_parts(source, file, offset, source.len()?)?.map_err(|why| corrupt(0, why))?;
+    let (header, body) = match read_parts(source, file, offset, source.len()?)? {
+        Ok(parts) => parts,
+        Err(why) => return Err(corrupt(number_at(source, file, offset)?, why)),
+    };
     let number = header.number;
     let payload = body.slice(..header.payload_bytes as usize);
     match frame::read_body(&header, body, None) {
@@ -145,6 +148,22 @@ pub(crate) fn read_frame(
         Err(BodyFault::Damaged(why)) => Err(corrupt(number, why)),
         Err(BodyFault::NotUnderstood(source)) => Err(JournalError::NotUnderstood { number, offset, source }),
     }
+}
+
+/// The number of the frame that begins at `offset` and whose own header is damaged, by the headers before it; 0 where one
+/// of those is damaged too. Walks through the journal: for an error's words only.
+fn number_at(source: &(impl Source + ?Sized), file: &FileHeader, offset: u64) -> Result<u64, JournalError> {
+    let (mut position, mut number) = (FILE_HEADER_BYTES as u64, 1);
+    let mut bytes = [0; HEADER_BYTES];
+    while position < offset {
+        if !source.read_full(&mut bytes, position)? {
+            return Ok(0);
+        }
+        let Some(header) = Header::decode(&bytes, &file.writer) else { return Ok(0) };
+        position += frame_bytes(&header);
+        number = header.number + 1;
+    }
+    Ok(if position == offset { number } else { 0 })
 }
 
 fn frame_bytes(header: &Header) -> u64 {
@@ -194,7 +213,26 @@ pub(crate) fn judge(
             torn.why
         ));
     }
-    let mut offset = torn.offset + 1;
+    let mut from = torn.offset + 1;
+    while let Some((offset, later)) = next_header(source, file, from)? {
+        if later.synced > torn.offset {
+            return corrupt(format!(
+                "{}, though entry {} behind it was written when the journal was durable up to offset {}",
+                torn.why, later.number, later.synced
+            ));
+        }
+        from = offset + 1;
+    }
+    Ok(torn)
+}
+
+/// The first header of this journal at or behind `from`, wherever it stands.
+pub(crate) fn next_header(
+    source: &(impl Source + ?Sized),
+    file: &FileHeader,
+    from: u64,
+) -> Result<Option<(u64, Header)>, JournalError> {
+    let mut offset = from;
     let mut window = vec![0; SEARCH_BYTES + HEADER_BYTES];
     loop {
         let mut filled = 0;
@@ -210,17 +248,12 @@ pub(crate) fn judge(
             }
             let bytes: &[u8; HEADER_BYTES] =
                 window[start..start + HEADER_BYTES].try_into().expect("the slice has a header's length");
-            if let Some(later) =
-                Header::decode(bytes, &file.writer).filter(|later| later.synced > torn.offset)
-            {
-                return corrupt(format!(
-                    "{}, though entry {} behind it was written when the journal was durable up to offset {}",
-                    torn.why, later.number, later.synced
-                ));
+            if let Some(header) = Header::decode(bytes, &file.writer) {
+                return Ok(Some((offset + start as u64, header)));
             }
         }
         if filled < window.len() {
-            return Ok(torn);
+            return Ok(None);
         }
         offset += SEARCH_BYTES as u64;
     }

@@ -103,12 +103,26 @@ pub struct Recorded {
     pub record: Record,
 }
 
+/// What open holds ask: pairs an answer with its question as entries go by.
+#[derive(Debug, Default)]
+pub struct Asked {
+    open: BTreeMap<HoldId, (Exchange, bool)>,
+}
+
+/// An exchange that was settled; its answers are not unpacked yet.
+#[derive(Debug)]
+pub struct Settled {
+    read: ReadEntry,
+    exchange: Exchange,
+    priced: bool,
+}
+
 /// The recorded answers, in the order in which they were settled; erased ones are left out.
 #[derive(Debug)]
 pub struct Records {
     entries: Entries,
     run: Option<String>,
-    open: BTreeMap<HoldId, (Exchange, bool)>,
+    asked: Asked,
     ready: VecDeque<Recorded>,
 }
 
@@ -131,7 +145,7 @@ pub fn read_entries(url: &StoreUrl) -> Result<Entries, OpenError> {
 /// As [`read_entries`].
 pub fn records(url: &StoreUrl) -> Result<Records, OpenError> {
     let entries = read_entries(url)?;
-    Ok(Records { entries, run: None, open: BTreeMap::new(), ready: VecDeque::new() })
+    Ok(Records { entries, run: None, asked: Asked::default(), ready: VecDeque::new() })
 }
 
 /// The records that `run` paid for.
@@ -181,40 +195,62 @@ impl Iterator for Entries {
 
 impl FusedIterator for Entries {}
 
-impl Records {
-    fn take(&mut self, read: ReadEntry) -> Result<(), ReadError> {
-        let damaged = |why: &str| match self.entries.0 {
-            Source::Journal(_) => ReadError::Journal(JournalError::Corrupt {
-                number: read.number,
-                offset: read.offset,
-                why: why.to_owned(),
-            }),
-            Source::Log(_) => ReadError::Damaged { number: read.number, why: why.to_owned() },
-        };
+impl ReadEntry {
+    fn damaged(number: u64, offset: u64, why: &str) -> ReadError {
+        let why = why.to_owned();
+        match offset {
+            0 => ReadError::Damaged { number, why },
+            _ => ReadError::Journal(JournalError::Corrupt { number, offset, why }),
+        }
+    }
+}
+
+impl Asked {
+    /// Takes the next entry in; gives the exchange that it settles, if it settles one.
+    ///
+    /// # Errors
+    /// It settles a hold that is not open.
+    pub fn take(&mut self, read: ReadEntry) -> Result<Option<Settled>, ReadError> {
         match &read.entry.fact {
             Fact::Reserved { hold, exchange, price, .. } => {
                 self.open.insert(*hold, (exchange.clone(), price.is_some()));
             }
             Fact::Settled { hold, .. } => {
                 let Some((exchange, priced)) = self.open.remove(hold) else {
-                    return Err(damaged("it settles a hold that is not open"));
+                    let why = "it settles a hold that is not open";
+                    return Err(ReadEntry::damaged(read.number, read.offset, why));
                 };
-                if self.run.is_some() && self.run != exchange.who.run {
-                    return Ok(());
-                }
-                let records =
-                    unpack_settlement(&exchange, priced, &read.entry, &read.blobs).map_err(damaged)?;
-                let (number, who) = (read.number, exchange.who);
-                self.ready.extend(records.into_iter().map(|record| Recorded {
-                    number,
-                    who: who.clone(),
-                    record,
-                }));
+                return Ok(Some(Settled { read, exchange, priced }));
             }
             Fact::Released { hold, .. } | Fact::Resolved { hold, .. } => {
                 self.open.remove(hold);
             }
             _ => {}
+        }
+        Ok(None)
+    }
+}
+
+impl Settled {
+    /// Unpacks the answers, and checks them against their digests.
+    ///
+    /// # Errors
+    /// Something of them does not match.
+    pub fn unpack(self) -> Result<Vec<Recorded>, ReadError> {
+        let Self { read: ReadEntry { number, offset, entry, blobs, .. }, exchange, priced } = self;
+        let records = unpack_settlement(&exchange, priced, &entry, &blobs);
+        let records = records.map_err(|why| ReadEntry::damaged(number, offset, why))?;
+        let recorded = |record| Recorded { number, who: exchange.who.clone(), record };
+        Ok(records.into_iter().map(recorded).collect())
+    }
+}
+
+impl Records {
+    fn take(&mut self, read: ReadEntry) -> Result<(), ReadError> {
+        if let Some(settled) = self.asked.take(read)?
+            && (self.run.is_none() || self.run == settled.exchange.who.run)
+        {
+            self.ready.extend(settled.unpack()?);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::journal::{FileHeader, Writer};
 use crate::query::QueryKey;
 
 /// Its name in the store's folder.
-const INDEX: &str = "index";
+pub(crate) const INDEX: &str = "index";
 /// Groups that may wait to be indexed before committing waits for them.
 const WAITING_MAX: usize = 4096;
 /// Exchanges indexed in one step while the index is filled.
@@ -88,6 +88,12 @@ impl OpenedIndex {
             }
         };
         Self { folder, slot: Arc::new(RwLock::new(db)), reached }
+    }
+
+    /// How far the index in the store's folder got, where it opens and is of this journal; nothing is put away.
+    pub(crate) fn peek(store: &Path, header: &FileHeader) -> Option<u64> {
+        let reached = open(&store.join(INDEX)).and_then(|db| reached(&db)).ok().flatten()?;
+        (reached.writer == header.writer).then_some(reached.position)
     }
 
     /// Starts the thread that fills it.

@@ -13,6 +13,7 @@ mod owner;
 mod place;
 mod read;
 mod recover;
+mod repair;
 mod transcript;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
 pub(crate) use owner::own;
 pub(crate) use read::{Entries, read_entries};
+pub use repair::{Damage, Later, Repaired, examine, repair};
 pub(crate) use transcript::Transcript;
 
 /// The embedded store.

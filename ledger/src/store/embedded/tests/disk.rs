@@ -30,6 +30,8 @@ struct State {
     /// Changes until the power goes.
     steps: Option<u64>,
     failing_syncs: u32,
+    /// How the next write fails, and whether half of it is done before.
+    failing_write: Option<(io::ErrorKind, bool)>,
     writes: u64,
 }
 
@@ -50,7 +52,8 @@ impl SimulatedDisk {
         Self::holding(HEADER.encode().to_vec(), BTreeMap::new())
     }
 
-    fn holding(bytes: Vec<u8>, files: BTreeMap<String, Vec<u8>>) -> Arc<Self> {
+    /// A disk with this journal and these small files.
+    pub(super) fn holding(bytes: Vec<u8>, files: BTreeMap<String, Vec<u8>>) -> Arc<Self> {
         let state = State { visible: bytes.clone(), durable: bytes, files, ..State::default() };
         Arc::new(Self { state: Mutex::new(state), before_sync: Mutex::default() })
     }
@@ -71,6 +74,11 @@ impl SimulatedDisk {
     /// The next syncs fail, and what they should have written is forgotten, as on Linux.
     pub(super) fn fail_syncs(&self, count: u32) {
         self.state().failing_syncs = count;
+    }
+
+    /// The next write fails, with nothing or the half of it done.
+    pub(super) fn fail_write(&self, kind: io::ErrorKind, half: bool) {
+        self.state().failing_write = Some((kind, half));
     }
 
     /// Space that the journal may take; none for as much as it wants.
@@ -172,6 +180,12 @@ impl Disk for SimulatedDisk {
         if state.steps == Some(0) {
             return step(&mut state);
         }
+        let failing = state.failing_write.take();
+        let bytes = match failing {
+            Some((kind, false)) => return Err(kind.into()),
+            Some((_, true)) => &bytes[..bytes.len() / 2],
+            None => bytes,
+        };
         let end = offset + bytes.len() as u64;
         if end > state.aside && state.capacity.is_some_and(|capacity| end > capacity) {
             return Err(full());
@@ -182,7 +196,10 @@ impl Disk for SimulatedDisk {
         state.visible.resize(length, 0);
         state.visible[start..end].copy_from_slice(bytes);
         state.unsynced.push(Change::Write(offset, bytes.to_vec()));
-        step(&mut state)
+        match failing {
+            Some((kind, _)) => Err(kind.into()),
+            None => step(&mut state),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,7 +1,9 @@
 //! Tests of the embedded store: on a real folder, and on a disk that forgets what was not synced.
 
+mod damage;
 mod disk;
 mod folder;
 mod histories;
 mod order;
+mod repair;
 mod simulation;
