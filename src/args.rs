@@ -67,8 +67,8 @@ pub(crate) enum Command {
     Copy(crate::copy::CopyArgs),
     /// Installs ONNX Runtime and what the demo needs.
     Setup,
-    /// Looks at the configuration, the store, the teachers and the machine.
-    Doctor,
+    /// Looks at the configuration, the store, the teachers and the machine; with `--repair`, the way back from a damaged journal.
+    Doctor(crate::doctor::DoctorArgs),
     /// The tour: a real teacher, a budget, a student, its quality and what it cost.
     Demo,
     /// Makes client keys.
@@ -127,6 +127,7 @@ mod tests {
             ("key new alice", None),
             ("setup --json", None),
             ("doctor", None),
+            ("doctor --repair --json", None),
             ("sweep SWEEP.toml", Some(InvalidSubcommand)),
         ] {
             let words = std::iter::once("tuition").chain(line.split(' '));

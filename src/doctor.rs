@@ -1,16 +1,25 @@
 //! `tuition doctor`: looks at the configuration, the store, the teachers and the machine, and says what is wrong.
 //!
-//! Must not change or ask anything. Invariant: one thing that is wrong does not hide the next.
+//! Must not change or ask anything, unless `--repair` says so. Invariant: one thing that is wrong does not hide the next.
 
+use clap::Args;
 use serde_json::{Value, json};
-use tuition_ledger::{OpenError, View, read_entries};
+use tuition_ledger::{JournalError, OpenError, StoreUrl, View, examine, read_entries};
 
 use crate::args::Globals;
 use crate::config::{Config, Teacher, TeacherKind};
 use crate::open::PROGRAM;
 use crate::setup::Cache;
 use crate::words::{Exit, Trouble, Words};
-use crate::{print, record, secret, teachers};
+use crate::{print, record, repair, secret, teachers};
+
+/// What is looked at.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Keeps what stands before the damage in the store's journal, and sets the rest aside; deletes nothing.
+    #[arg(long)]
+    repair: bool,
+}
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -33,7 +42,10 @@ impl Finding {
     }
 }
 
-pub(crate) fn run(globals: &Globals) -> Result<Exit, Trouble> {
+pub(crate) fn run(args: &DoctorArgs, globals: &Globals) -> Result<Exit, Trouble> {
+    if args.repair {
+        return repair::run(globals);
+    }
     let mut findings =
         vec![Finding::of("program", Ok(PROGRAM.to_owned())), Finding::of("devices", Ok(devices()))];
     let runtime = teachers::runtime();
@@ -101,11 +113,21 @@ fn configuration(config: &Config) -> String {
 
 fn store(config: &Config) -> Result<String, Trouble> {
     let store = &config.store;
-    let is_owned = match read_entries(store) {
+    let found = match read_entries(store) {
         Err(OpenError::Absent(_)) => return Ok(format!("{store}: not made yet")),
-        found => found?.is_owned(),
+        found => found,
     };
-    let owned = if is_owned { "a process owns it" } else { "nobody owns it" };
+    if let StoreUrl::Sled(folder) = store
+        && let Some(damage) = examine(folder)?
+    {
+        let (number, offset, why) = (damage.entry, damage.offset, damage.why);
+        return Err(OpenError::Journal(match damage.file_header && number == 0 {
+            true => JournalError::HeaderDamaged,
+            false => JournalError::Corrupt { number, offset, why },
+        })
+        .into());
+    }
+    let owned = if found?.is_owned() { "a process owns it" } else { "nobody owns it" };
     let stated = record::verified(store)?.to_json(&View::default());
     let discrepancies = stated["discrepancies"].as_array().map_or(0, Vec::len);
     if discrepancies > 0 {

@@ -24,6 +24,7 @@ mod print;
 mod progress;
 mod purchase;
 mod record;
+mod repair;
 mod resolve;
 mod secret;
 mod serve;
@@ -91,7 +92,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Cache(args) => cache::run(args, globals),
         Command::Copy(args) => copy::run(args, globals).await,
         Command::Setup => install::run(globals).await,
-        Command::Doctor => doctor::run(globals),
+        Command::Doctor(args) => doctor::run(&args, globals),
         Command::Demo => demo::run(globals).await,
         Command::Key(args) => key::run(args, globals),
     }

@@ -10,13 +10,15 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
-use tuition_ledger::{Mode, OpenStore, StoreUrl, View};
+use tuition_ledger::{Filling, Mode, OpenStore, StoreUrl, View};
 use tuition_proxy::{Limits, Proxy, Secret, StatementSource};
 
 use crate::args::Globals;
 use crate::config::{self, Config, Given};
 use crate::interrupt::Interrupt;
+use crate::progress::Progress;
 use crate::words::{Exit, Trouble};
 use crate::{faults, open, print, record, secret, teachers};
 
@@ -83,6 +85,9 @@ pub(crate) async fn run(args: ServeArgs, globals: &Globals) -> Result<Exit, Trou
             beside.join(", ")
         );
     }
+    if let Some(filling) = opened.filling.clone() {
+        tokio::spawn(show_filling(filling, globals.json));
+    }
     let desk = open::desk(&config, &opened);
     let proxy = Proxy {
         desk: Arc::clone(&desk),
@@ -142,6 +147,23 @@ fn fitting(limits: Limits, descriptors: u64) -> Limits {
         );
     }
     Limits { connections: limits.connections.min(most), ..limits }
+}
+
+/// Draws a bar while the index is filled from the journal; the journal answers meanwhile.
+async fn show_filling(mut filling: watch::Receiver<Filling>, json: bool) {
+    let behind = |filling: &Filling| filling.done < filling.total;
+    while filling.wait_for(behind).await.is_ok() {
+        let progress = Progress::new(filling.borrow().total, "answers", json);
+        progress.stage("filling the index");
+        loop {
+            let Filling { done, total } = *filling.borrow_and_update();
+            progress.stand(done, total, String::new());
+            if done == total || filling.changed().await.is_err() {
+                break;
+            }
+        }
+        progress.finish();
+    }
 }
 
 /// Opens the store as its owner.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use tuition_ledger::{
-    CopyError, DeskError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit,
+    CopyError, DeskError, JournalError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit,
 };
 use tuition_proxy::{ServeError, SettingsError};
 use tuition_trainer::TrainError;
@@ -348,6 +348,10 @@ fn opening(error: &OpenError) -> Option<String> {
         OpenError::Database { .. } => {
             Some("does the server run, and may this user make tables in that database?".to_owned())
         }
+        OpenError::Journal(JournalError::Corrupt { .. } | JournalError::HeaderDamaged) => Some(
+            "put a backup in its place, or `tuition doctor --repair`: it keeps the entries before, and sets the rest aside"
+                .to_owned(),
+        ),
         OpenError::Unreachable { .. } => Some("stop that process, or wait until it has started".to_owned()),
         _ => None,
     }

@@ -129,3 +129,42 @@ async fn a_second_serve_is_refused_and_changes_nothing() {
     assert!(words.contains("tuition.store"), "the store is not named: {words}");
     ask_all(&server, "known").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_is_named_and_repaired_only_on_request() {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    ask_all(&server, "bought").await;
+    let owned = server.run(&["doctor", "--repair"]);
+    assert_eq!(owned.status.code(), Some(2), "a repair beside an owner: {owned:?}");
+    stopped(&mut server);
+    let store = server.folder().join("tuition.store");
+    let journal = store.join("journal");
+    let whole = fs::read(&journal).unwrap();
+    assert_eq!(server.json(&["doctor", "--repair"], 0)["repaired"], Value::Null);
+    assert_eq!(fs::read(&journal).unwrap(), whole);
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 0x10;
+    fs::write(&journal, &damaged).unwrap();
+    // It is named by those who read it, and stays as it is.
+    let found = server.json(&["audit", "--verify"], 1);
+    let named = found["discrepancies"][0]["what"].as_str().unwrap().to_owned();
+    let looked = server.json(&["doctor"], 1);
+    let findings = looked["findings"].as_array().unwrap();
+    let said =
+        findings.iter().find(|finding| finding["what"] == "store").unwrap()["detail"].as_str().unwrap();
+    assert!(named.contains("at offset") && said.contains(&named), "{named}\n{said}");
+    assert!(said.contains("doctor --repair"), "{said}");
+    assert_eq!(fs::read(&journal).unwrap(), damaged);
+    // On request: the prefix is kept, the rest lies beside it.
+    let repaired = server.json(&["doctor", "--repair"], 1)["repaired"].clone();
+    let offset = usize::try_from(repaired["damage"]["offset"].as_u64().unwrap()).unwrap();
+    assert!(named.contains(&format!("at offset {offset} ")), "{named}");
+    let rest = fs::read(store.join(format!("journal.damaged-{offset}"))).unwrap();
+    assert_eq!([fs::read(&journal).unwrap(), rest].concat(), damaged);
+    assert_eq!(server.json(&["audit", "--verify"], 0)["discrepancies"], json!([]));
+    server.restart();
+    let client = Client::new(&server.url());
+    let (path, body) = requests().swap_remove(0);
+    assert_eq!(client.post(path, body).await.unwrap().header("x-tuition-outcome"), "known");
+}

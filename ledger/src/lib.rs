@@ -36,12 +36,13 @@ pub use query::{Query, QueryKey};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
 pub use store::copy::{Copied, CopyError, copy_store};
 pub use store::embedded::{
-    Damage, Embedded, Later, OpenError, Opened, Owner, Recovery, Repaired, examine, repair,
+    Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, examine, repair,
 };
 pub use store::open::{OpenStore, open_store};
 pub use store::postgres::{OpenedPostgres, Postgres, Replica};
 pub use store::read::{
-    Asked, Settled, Entries, Head, ReadEntry, ReadError, Recorded, Records, read_entries, records, records_of_run,
+    Asked, Entries, Head, ReadEntry, ReadError, Recorded, Records, Settled, read_entries, records,
+    records_of_run,
 };
 pub use store::socket::Remote;
 pub use store::url::{DatabaseUrl, StoreUrl, StoreUrlError};

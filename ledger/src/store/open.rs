@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::embedded::{Embedded, OpenError, Owner, Recovery};
+use tokio::sync::watch;
+
+use super::embedded::{Embedded, Filling, OpenError, Owner, Recovery};
 use super::postgres::{Postgres, Replica};
 use super::socket::Remote;
 use super::url::StoreUrl;
@@ -23,6 +25,8 @@ pub struct OpenStore {
     pub store: Arc<dyn Store>,
     /// What opening found, where this process owns the store.
     pub recovery: Option<Recovery>,
+    /// How far the index is filled, where this process owns a folder.
+    pub filling: Option<watch::Receiver<Filling>>,
     part: Part,
 }
 
@@ -45,7 +49,12 @@ pub async fn open_store(url: &StoreUrl, clock: Clock, program: &str) -> Result<O
         StoreUrl::Sled(folder) => open_folder(folder, clock, program).await,
         StoreUrl::Postgres(url) => {
             let opened = Postgres::open(url, program).await?;
-            Ok(OpenStore { store: opened.store, recovery: None, part: Part::Replica(opened.replica) })
+            Ok(OpenStore {
+                store: opened.store,
+                recovery: None,
+                filling: None,
+                part: Part::Replica(opened.replica),
+            })
         }
     }
 }
@@ -63,13 +72,14 @@ async fn open_folder(folder: &Path, clock: Clock, program: &str) -> Result<OpenS
                     .listen(&opened.store)
                     .map_err(|source| OpenError::Io { path: folder.join(super::socket::SOCKET), source })?;
                 let recovery = Some(opened.recovery);
-                return Ok(OpenStore { store: opened.store, recovery, part: Part::Owner(owner) });
+                let filling = Some(opened.store.filling());
+                return Ok(OpenStore { store: opened.store, recovery, filling, part: Part::Owner(owner) });
             }
             Err(OpenError::Owned(_)) => {}
             Err(error) => return Err(error),
         }
         match Remote::connect(folder).await {
-            Ok(store) => return Ok(OpenStore { store, recovery: None, part: Part::Client }),
+            Ok(store) => return Ok(OpenStore { store, recovery: None, filling: None, part: Part::Client }),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 let folder = folder.to_owned();
                 return Err(OpenError::Unreachable { folder, why: error.to_string() });

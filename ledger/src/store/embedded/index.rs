@@ -4,7 +4,6 @@
 //! taken from it only if it was written for the very place at which the journal has it; whatever goes wrong here, the
 //! journal answers, and the index is made anew.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sled::Db;
+use tokio::sync::watch;
 
 use super::disk::{Disk, FolderDisk, make_private};
 use super::place::{Place, records_at};
@@ -29,7 +29,8 @@ pub(crate) const INDEX: &str = "index";
 const WAITING_MAX: usize = 4096;
 /// Exchanges indexed in one step while the index is filled.
 const FILL_STEP: usize = 64;
-const CACHE_BYTES: u64 = 64 << 20;
+/// sled's own count; what it holds resident is about twice as much.
+const CACHE_BYTES: u64 = 32 << 20;
 /// Where the index notes how far it got. Keys of records have 32 bytes.
 const POSITION: &[u8] = b"position";
 
@@ -42,8 +43,17 @@ struct Reached {
 
 enum Message {
     Add(Vec<(Place, Arc<Record>)>, u64),
-    Fill(BTreeSet<Place>, u64),
+    Fill(Vec<(QueryKey, Place)>, u64),
     Flush,
+}
+
+/// How far the index is filled from the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filling {
+    /// Answers that were indexed.
+    pub done: u64,
+    /// Answers that were missing when it began.
+    pub total: u64,
 }
 
 /// The database, while there is one that works.
@@ -54,6 +64,7 @@ pub(crate) struct Index {
     // Read for a look-up, written when the index is made anew.
     slot: Slot,
     broken: Arc<AtomicBool>,
+    filling: watch::Sender<Filling>,
     // None for a store without an index, and once it stopped.
     sender: RwLock<Option<SyncSender<Message>>>,
 }
@@ -104,7 +115,9 @@ impl OpenedIndex {
     ) -> std::io::Result<(Index, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let broken = Arc::new(AtomicBool::new(false));
+        let filling = watch::Sender::default();
         let filler = Filler {
+            filling: filling.clone(),
             folder: self.folder,
             slot: Arc::clone(&self.slot),
             broken: Arc::clone(&broken),
@@ -113,7 +126,7 @@ impl OpenedIndex {
         };
         let thread =
             std::thread::Builder::new().name("tuition-index".into()).spawn(move || filler.run(&receiver))?;
-        Ok((Index { slot: self.slot, broken, sender: RwLock::new(Some(sender)) }, thread))
+        Ok((Index { slot: self.slot, broken, filling, sender: RwLock::new(Some(sender)) }, thread))
     }
 }
 
@@ -121,7 +134,12 @@ impl Index {
     /// No index: the journal answers everything.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { slot: Slot::default(), broken: Arc::default(), sender: RwLock::default() }
+        Self {
+            slot: Slot::default(),
+            broken: Arc::default(),
+            filling: watch::Sender::default(),
+            sender: RwLock::default(),
+        }
     }
 
     /// The record under `key`, if the index has the one that stands at `place`.
@@ -151,8 +169,13 @@ impl Index {
     }
 
     /// Fills it with what stands at `places`; from then on it stands at `position`.
-    pub(crate) fn fill(&self, places: BTreeSet<Place>, position: u64) {
+    pub(crate) fn fill(&self, places: Vec<(QueryKey, Place)>, position: u64) {
         self.send(Message::Fill(places, position));
+    }
+
+    /// How far it is filled.
+    pub(crate) fn filling(&self) -> watch::Receiver<Filling> {
+        self.filling.subscribe()
     }
 
     /// Adds what has become durable.
@@ -178,6 +201,7 @@ impl Index {
 
 /// The thread that writes the index.
 struct Filler {
+    filling: watch::Sender<Filling>,
     folder: PathBuf,
     slot: Slot,
     broken: Arc<AtomicBool>,
@@ -190,7 +214,7 @@ impl Filler {
         for message in receiver {
             let done = match message {
                 Message::Add(known, position) => self.add(&known, position),
-                Message::Fill(places, position) => self.fill(&places, position),
+                Message::Fill(places, position) => self.fill(places, position),
                 Message::Flush => self.db().map_or(Ok(()), |db| guarded(|| db.flush()).map(|_| ())),
             };
             if let Err(why) = done {
@@ -231,7 +255,7 @@ impl Filler {
         guarded(|| db.apply_batch(batch))
     }
 
-    fn fill(&self, places: &BTreeSet<Place>, position: u64) -> Result<(), String> {
+    fn fill(&self, places: Vec<(QueryKey, Place)>, position: u64) -> Result<(), String> {
         let db = match self.db() {
             Some(db) => db,
             None => {
@@ -241,21 +265,37 @@ impl Filler {
                 db
             }
         };
-        let places: Vec<Place> = places.iter().copied().collect();
+        let total = places.len() as u64;
+        self.filling.send_replace(Filling { done: 0, total });
+        if total > 0 {
+            tracing::info!(answers = total, "the index is filled from the journal, which answers meanwhile");
+        }
+        let places = in_order(places);
         for step in places.chunks(FILL_STEP) {
             let mut known = Vec::new();
-            for place in step {
+            for (_, place) in step {
                 match records_at(&*self.disk, &self.header, *place) {
                     Ok(records) => known.extend(records.into_iter().map(|record| (*place, record))),
                     Err(error) => tracing::error!(%error, "an answer of the journal cannot be indexed"),
                 }
             }
             self.write(&db, known.iter().map(|(place, record)| (*place, record)), None)?;
+            self.filling.send_modify(|filling| filling.done += known.len() as u64);
         }
         self.write(&db, std::iter::empty(), Some(position))?;
-        tracing::info!(exchanges = places.len(), position, "the index is whole");
+        self.filling.send_replace(Filling { done: total, total });
+        tracing::info!(answers = total, position, "the index is whole");
         Ok(())
     }
+}
+
+/// Each place once, in the order of a key that stands there: a tree that is filled in order touches each of its pages
+/// once, and one that is larger than its cache would otherwise read and write a page for each key.
+fn in_order(mut places: Vec<(QueryKey, Place)>) -> Vec<(QueryKey, Place)> {
+    places.sort_unstable_by_key(|(key, place)| (*place, *key));
+    places.dedup_by_key(|(_, place)| *place);
+    places.sort_unstable_by_key(|(key, _)| *key);
+    places
 }
 
 /// Opens a new index, with whatever stood there put out of the way.

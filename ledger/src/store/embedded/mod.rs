@@ -18,7 +18,6 @@ mod transcript;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -38,6 +37,7 @@ use crate::journal::{JournalError, Packed};
 use crate::price::Price;
 use crate::query::QueryKey;
 
+pub use index::Filling;
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
 pub(crate) use owner::own;
@@ -65,6 +65,11 @@ impl Embedded {
     /// The offset of the journal up to which everything is durable.
     pub fn synced(&self) -> u64 {
         self.core.synced()
+    }
+
+    /// How far the index is filled from the journal, where it was missing or behind.
+    pub fn filling(&self) -> watch::Receiver<Filling> {
+        self.core.index.filling()
     }
 
     /// What happens to a reservation that is dropped: it may have been asked, so it is forfeited.
@@ -119,7 +124,7 @@ impl Embedded {
         }
         if core.index.wants_filling() {
             let places = core.places.read().unwrap_or_else(PoisonError::into_inner);
-            let (all, synced) = (places.values().copied().collect::<BTreeSet<_>>(), core.synced());
+            let (all, synced) = (places.iter().map(|(key, place)| (*key, *place)).collect(), core.synced());
             drop(places);
             core.index.fill(all, synced);
         }

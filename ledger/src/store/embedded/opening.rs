@@ -123,8 +123,8 @@ impl Embedded {
         let begin = |disk: &Arc<dyn Disk>, state: &State| {
             let (index, thread) = index.start(Arc::clone(disk), header).map_err(at(folder))?;
             let from = indexed.unwrap_or(0);
-            let behind = state.places.values().filter(|place| place.settled >= from).copied().collect();
-            index.fill(behind, state.position);
+            let behind = state.places.iter().filter(|(_, place)| place.settled >= from);
+            index.fill(behind.map(|(key, place)| (*key, *place)).collect(), state.position);
             filler = Some(thread);
             Ok(index)
         };
@@ -160,9 +160,10 @@ pub(super) fn boot(
     // What a crashed owner wrote may still be in memory only: it counts from here on, so it is made durable first.
     disk.sync().map_err(JournalError::Io)?;
     let index = index(&disk, &state)?;
-    let core = Core::new(disk, header, clock, index, state.clone());
+    let end = state.end();
+    let core = Core::new(disk, header, clock, index, state);
     let crashed = core.begin(program);
-    let mut committer = Committer::new(Arc::clone(&core), program, &state);
+    let mut committer = Committer::new(Arc::clone(&core), program, &end);
     committer.commit();
     Ok((core, committer, Recovery { clean, torn, crashed }))
 }

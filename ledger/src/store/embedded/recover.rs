@@ -59,6 +59,21 @@ impl State {
         }
     }
 
+    /// Where it ends, without what it holds.
+    pub(crate) fn end(&self) -> Self {
+        let Self { position, last, number, chain, closed, .. } = *self;
+        Self {
+            book: Book::default(),
+            places: HashMap::new(),
+            open: BTreeMap::new(),
+            position,
+            last,
+            number,
+            chain,
+            closed,
+        }
+    }
+
     /// Takes one entry in.
     pub(crate) fn apply(&mut self, frame: &Frame) -> Result<(), JournalError> {
         self.book.apply(&frame.entry).map_err(|why| JournalError::Corrupt {
