@@ -2,7 +2,7 @@
 //! Wants nothing but the built command.
 //! Invariant: the journal alone is enough; nothing is lost and nothing is bought again.
 
-use crate::support::{Client, TestServer, Upstream, price, teacher};
+use crate::support::{Client, TestServer, Upstream, price, teacher, tuition};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -167,4 +167,62 @@ async fn a_damaged_journal_is_named_and_repaired_only_on_request() {
     let client = Client::new(&server.url());
     let (path, body) = requests().swap_remove(0);
     assert_eq!(client.post(path, body).await.unwrap().header("x-tuition-outcome"), "known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_index_is_filled_from_the_journal_and_the_log_says_so_without_a_bar() {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    let bought = ask_all(&server, "bought").await;
+    stopped(&mut server);
+    fs::remove_dir_all(server.folder().join("tuition.store/index")).unwrap();
+    let before = fs::read_to_string(server.folder().join("serve.log")).unwrap().len();
+    server.restart();
+    assert_eq!(ask_all(&server, "known").await, bought);
+    stopped(&mut server);
+    let log = fs::read_to_string(server.folder().join("serve.log")).unwrap().split_off(before);
+    let answers = QUESTIONS + 2;
+    assert!(
+        log.contains("the index is filled from the journal") && log.contains("the index is whole"),
+        "{log}"
+    );
+    assert!(log.contains(&format!("answers={answers}")), "{log}");
+    assert!(!log.contains("filling the index") && !log.contains('\r'), "a bar that nobody watches: {log}");
+}
+
+/// `ulimit -f` makes every file that is larger unwritable: a full disk, met by a real process.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_a_command_fails_and_nothing_changes() {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    ask_all(&server, "bought").await;
+    stopped(&mut server);
+    let journal = server.folder().join("tuition.store/journal");
+    let before = (fs::read(&journal).unwrap(), server.json(&["audit"], 0));
+    let full = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" budget add more --calls 5"])
+        .arg(env!("CARGO_BIN_EXE_tuition"))
+        .current_dir(server.folder())
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!(full.status.code(), Some(2), "{words}");
+    assert!(words.contains("cannot be written"), "{words}");
+    assert_eq!((fs::read(&journal).unwrap(), server.json(&["audit"], 0)), before);
+    server.restart();
+    ask_all(&server, "known").await;
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nobody writes there, not even root.
+    let store = "/proc/sys/tuition.store";
+    let mut command =
+        tuition(folder.path(), &["--store", &format!("sled:{store}"), "budget", "add", "b", "--calls", "5"]);
+    let output = command.output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains(store), "{words}");
 }
