@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::super::checkpoint::CHECKPOINT;
 use super::super::index::Index;
 use super::super::opening::boot;
-use super::super::{Embedded, OpenError, read_entries, records};
+use super::super::{Embedded, OpenError, read_entries};
 use super::disk::{HEADER, SimulatedDisk};
 use super::histories::open;
 use crate::answer::Record;
@@ -18,7 +18,9 @@ use crate::book::Present;
 use crate::entry::{Cause, HoldId, Origin, Tally};
 use crate::journal::{FILE_HEADER_BYTES, FileHeader, Frames, JournalError, Packed, Step, pack_settlement};
 use crate::money::Amount;
+use crate::store::read::records;
 use crate::store::samples::{calls, claim, clock, key, price, settlement};
+use crate::store::url::StoreUrl;
 use crate::store::{Settlement, StoreError};
 
 const FLIPS: [u8; 3] = [0x01, 0x80, 0xff];
@@ -279,7 +281,8 @@ fn what_is_read_beside_the_owner_is_cut_and_flipped_as_well() {
                 };
                 assert_eq!(count(folder.path()), expected, "byte {position} ^ {flip:#x}");
                 if flip == FLIPS[0] && position >= FILE_HEADER_BYTES {
-                    let read: Result<Vec<_>, _> = records(folder.path()).unwrap().collect();
+                    let read: Result<Vec<_>, _> =
+                        records(&StoreUrl::Sled(folder.path().to_owned())).unwrap().collect();
                     assert_eq!(read.is_err(), expected.is_err(), "byte {position}");
                     for recorded in read.into_iter().flatten() {
                         assert!(journal.known.values().any(|known| **known == recorded.record), "{position}");
