@@ -23,6 +23,12 @@ impl Measured {
         self.seconds += other.seconds;
     }
 
+    /// Adds what was measured at the same time.
+    pub(crate) fn beside(&mut self, other: Measured) {
+        self.micros.extend(other.micros);
+        self.seconds = self.seconds.max(other.seconds);
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.micros.len() as u64
     }

@@ -1,4 +1,4 @@
-//! Benchmarks: `hits` beside a peer in the same run, `million` beside its bars
+//! Benchmarks: `hits` beside a peer in the same run, `million` beside its bars, `postgres` over a server of its own
 //! (`cargo run --release -p tuition-bench -- hits`).
 //! Knows the pinned outside of the command; only `fill` calls into a room. Invariant: what is compared serves the same
 //! bodies, over the same loop, in turns.
@@ -7,6 +7,7 @@
 mod fill;
 mod load;
 mod million;
+mod postgres;
 mod process;
 mod teacher;
 
@@ -20,7 +21,10 @@ use std::time::Duration;
 use teacher::Teacher;
 
 const USAGE: &str = "usage: tuition-bench hits [--seconds N] [--clients N] [--command PATH]
+       tuition-bench postgres [--seconds N] [--clients N] [--command PATH]
        tuition-bench million [--records N,N,...] [--command PATH] [--folder PATH]";
+/// The embedded store, beside the configuration.
+const FOLDER: &str = "sled:./tuition.store";
 const QUESTIONS: usize = 1_000;
 const TURNS: usize = 3;
 /// Calls that the budget allows: more than any run makes.
@@ -53,6 +57,7 @@ async fn bench() -> Result<String, Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [bench, flags @ ..] if bench == "hits" => hits(&settings(flags)?).await,
+        [bench, flags @ ..] if bench == "postgres" => postgres::purchases(&settings(flags)?).await,
         [bench, flags @ ..] if bench == "million" => million::run(&million::Settings::read(flags)?).await,
         // What `million` starts as a process of its own.
         [bench, store, records] if bench == "fill" => {
@@ -83,7 +88,7 @@ async fn hits(settings: &Settings) -> Result<String, Failure> {
     let folder = tempfile::tempdir()?;
     let nginx = Nginx::start(folder.path(), teacher.address)?;
     let command = process::command(settings.command.as_deref())?;
-    let serve = Serve::start(&command, folder.path(), teacher.address, BUDGET_CALLS)?;
+    let serve = Serve::start(&command, folder.path(), FOLDER, teacher.address, BUDGET_CALLS)?;
     let requests: Vec<Vec<u8>> = (0..QUESTIONS).map(|at| request(&format!("question number {at}"))).collect();
     for address in [nginx.address, serve.address] {
         load::once_each(address, &requests).await?;

@@ -150,7 +150,7 @@ fn made(folder: &Path, store: &Path, records: u64) -> Result<f64, Failure> {
 
 fn started(command: &Path, folder: &Path, teacher: &Teacher) -> Result<(Serve, f64), Failure> {
     let start = Instant::now();
-    let serve = Serve::start(command, folder, teacher.address, BUDGET_CALLS)?;
+    let serve = Serve::start(command, folder, crate::FOLDER, teacher.address, BUDGET_CALLS)?;
     Ok((serve, start.elapsed().as_secs_f64()))
 }
 

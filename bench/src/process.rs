@@ -84,13 +84,14 @@ impl Serve {
     pub(crate) fn start(
         command: &Path,
         folder: &Path,
+        store: &str,
         teacher: SocketAddr,
         calls: u64,
     ) -> Result<Serve, Failure> {
         fs::write(
             folder.join("tuition.toml"),
             format!(
-                "[store]\nurl = \"sled:./tuition.store\"\n[serve]\nlisten = \"127.0.0.1:0\"\n\
+                "[store]\nurl = \"{store}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n\
                  [[teacher]]\nname = \"scripted\"\napi = \"openai\"\nurl = \"http://{teacher}/v1\"\nrevision = \"1\"\n\
                  [[budget]]\nname = \"bench\"\ncalls = {calls}\n"
             ),

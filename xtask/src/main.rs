@@ -7,6 +7,7 @@ mod dependencies;
 mod fuzz;
 mod mutants;
 mod patch;
+mod postgres;
 mod python;
 mod simulate;
 
@@ -47,9 +48,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Installs the Python clients and servers of the tests, ONNX Runtime and the demo's teacher. A second run finds them.
+/// Installs PostgreSQL, the Python clients and servers of the tests, ONNX Runtime and the demo's teacher. A second run finds them.
 fn install() -> Result<(), String> {
     let cache = cache_folder()?;
+    postgres::install()?;
     for list in python::LISTS {
         python::install(&repository().join("tests/clients"), list, &cache.join("python"))?;
     }

@@ -172,7 +172,11 @@ impl Committer {
             };
             match begun.await {
                 Ok(()) => return Ok(()),
-                Err(Broken::Behind | Broken::Ended) => {}
+                Err(Broken::Behind) => {
+                    let connection = self.connection().map_err(|_| "the connection broke off".to_owned())?;
+                    log::roll_back(connection).await.map_err(|error| error.to_string())?;
+                }
+                Err(Broken::Ended) => self.shared.writer.store(0, Ordering::Release),
                 Err(Broken::Away(why) | Broken::Refused(why) | Broken::Damaged(why)) => return Err(why),
             }
         }
@@ -238,11 +242,12 @@ impl Committer {
             self.connection = Some(self.link.connect().await?);
         }
         self.waiting.retain(|ask| !ask.is_given_up());
+        // However much is asked: whoever waits for a dead replica's call waits for this.
+        if self.undecided.is_none() && self.swept.elapsed() >= SWEEP_PAUSE {
+            self.sweep().await?;
+        }
         if self.waiting.is_empty() && self.undecided.is_none() {
             self.catch_up().await?;
-            if self.swept.elapsed() >= SWEEP_PAUSE {
-                self.sweep().await?;
-            }
         } else {
             if self.shared.writer.load(Ordering::Acquire) == 0 {
                 self.register().await?;

@@ -17,7 +17,7 @@ mod target;
 mod tests;
 
 use std::sync::atomic::AtomicI64;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -185,7 +185,13 @@ impl Replica {
     /// That could not be written; nothing acknowledged is lost, and the others miss this replica soon.
     pub fn close(self) -> Result<(), StoreError> {
         let (give, given) = sync_channel(1);
-        let gone = |_| StoreError::Gone("the committing thread ended".into());
+        let gone = |error| match error {
+            RecvTimeoutError::Timeout => {
+                let wait = CLOSE_WAIT.as_secs();
+                StoreError::Unwritable(format!("the database did not answer within {wait} s"))
+            }
+            RecvTimeoutError::Disconnected => StoreError::Gone("the committing thread ended".into()),
+        };
         self.asks
             .send(Ask::Close(give))
             .map_err(|_| StoreError::Gone("the committing thread ended".into()))?;

@@ -4,21 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::super::{Embedded, OpenError, Opened, read_entries};
 use crate::answer::Record;
-use crate::entry::{Cause, Fact, Origin, Tally};
+use crate::entry::Origin;
 use crate::journal::JournalError;
 use crate::money::Amount;
-use crate::store::read::{records, records_of_run};
 use crate::store::samples::{calls, claim, clock, key, price, settlement};
-use crate::store::url::StoreUrl;
 use crate::store::{ReserveError, Store, StoreError};
-
-fn url(folder: &Path) -> StoreUrl {
-    StoreUrl::Sled(folder.to_owned())
-}
 
 fn open(folder: &Path) -> Opened {
     Embedded::open(folder, clock(), "0.1.0").unwrap()
@@ -167,65 +159,6 @@ async fn a_dropped_hold_is_forfeited_and_one_under_way_at_the_end_too() {
     let twice = again.store.resolve(again.recovery.crashed[0], false, String::new()).await;
     assert!(matches!(twice, Err(StoreError::Contradiction(_))));
     assert_eq!(unknown(&again.store.present().await.unwrap()), 1);
-}
-
-#[tokio::test]
-async fn a_late_answer_settles_a_forfeited_hold() {
-    let folder = tempfile::tempdir().unwrap();
-    let opened = prepared(folder.path(), 10).await;
-    let store = &opened.store;
-    let reservation = store.reserve(claim(&["a"])).await.unwrap();
-    let evidence = Bytes::from_static(b"half an ans");
-    let doubt = store.forfeit(reservation, Cause::TimedOut, evidence.clone()).await.unwrap();
-    let bought = store.settle_late(doubt, settlement(&["a"])).await.unwrap();
-    check_known(store, &["a"], &bought).await;
-    let kept = read_entries(folder.path()).unwrap().map(Result::unwrap);
-    let forfeited = kept.into_iter().find(|read| matches!(read.entry.fact, Fact::Forfeited { .. })).unwrap();
-    assert_eq!(forfeited.blobs[0].open().unwrap(), Some(evidence));
-}
-
-#[tokio::test]
-async fn an_answer_to_something_else_is_not_recorded() {
-    let folder = tempfile::tempdir().unwrap();
-    let opened = prepared(folder.path(), 10).await;
-    for wrong in [&["b"][..], &["a", "b"], &[]] {
-        let reservation = opened.store.reserve(claim(&["a"])).await.unwrap();
-        let settled = opened.store.settle(reservation, settlement(wrong)).await;
-        assert!(matches!(settled, Err(StoreError::Contradiction(_))), "{wrong:?}");
-    }
-    assert_eq!(opened.store.present().await.unwrap().total.unknown.calls, 3);
-}
-
-#[tokio::test]
-async fn hits_are_counted_a_second_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let opened = prepared(folder.path(), 10).await;
-    let mut changes = opened.store.changes();
-    let tally = Tally {
-        who: claim(&["a"]).exchange.who,
-        model: "m".into(),
-        known: 2,
-        followed: 1,
-        saved: Amount { calls: 3, ..Amount::ZERO },
-    };
-    opened.store.tally(tally.clone());
-    opened.store.tally(tally);
-    while opened.store.present().await.unwrap().known == 0 {
-        changes.changed().await.unwrap();
-    }
-    let present = opened.store.present().await.unwrap();
-    assert_eq!((present.known, present.followed, present.saved.calls), (4, 2, 6));
-}
-
-#[tokio::test]
-async fn records_are_read_beside_the_owner() {
-    let folder = tempfile::tempdir().unwrap();
-    let opened = prepared(folder.path(), 10).await;
-    let bought = buy(&opened.store, &["a", "b"]).await;
-    let read: Vec<_> = records(&url(folder.path())).unwrap().map(Result::unwrap).collect();
-    assert_eq!(read.iter().map(|read| &read.record).collect::<Vec<_>>(), [&*bought[0], &*bought[1]]);
-    assert_eq!(records_of_run(&url(folder.path()), "r").unwrap().count(), 2);
-    assert_eq!(records_of_run(&url(folder.path()), "other").unwrap().count(), 0);
 }
 
 #[tokio::test]
