@@ -6,6 +6,7 @@
 //! many run, `TUITION_SEED` which is the first; `cargo xtask simulate` sets both.
 
 mod model;
+mod ordered;
 mod teacher;
 mod world;
 

@@ -21,6 +21,7 @@ use super::super::super::index::Index;
 use super::super::super::opening::boot;
 use super::super::disk::{HEADER, SimulatedDisk};
 use super::model::{Folded, Tail};
+use super::ordered::Ordered;
 use super::teacher::{END, Notes, Scripted, Shared, TIMEOUT, body, price};
 use crate::answer::Record;
 use crate::budget::{Budget, Limit, Refusal, Scope, Who, Window};
@@ -42,6 +43,7 @@ const HOLD_WAIT: Duration = Duration::from_secs(5);
 struct Life {
     runtime: Runtime,
     store: Arc<Embedded>,
+    ordered: Arc<Ordered>,
     committer: Committer,
     desk: Arc<Desk>,
     tasks: Vec<JoinHandle<()>>,
@@ -75,8 +77,9 @@ impl Life {
             breaker_pause: Duration::from_secs(3),
         };
         let prices = PriceBook::new([price()]).unwrap();
-        let desk = Desk::new(Arc::clone(&store) as Arc<dyn Store>, prices, settings, clock(now));
-        Self { runtime, store, committer, desk, tasks: Vec::new() }
+        let ordered = Ordered::over(&store);
+        let desk = Desk::new(Arc::clone(&ordered) as Arc<dyn Store>, prices, settings, clock(now));
+        Self { runtime, store, ordered, committer, desk, tasks: Vec::new() }
     }
 
     /// Lets tasks run for a few turns.
@@ -230,6 +233,7 @@ impl World {
     fn commit(&mut self) {
         self.life.committer.commit();
         self.fold();
+        self.life.ordered.tell();
     }
 
     fn fold(&self) {
