@@ -14,8 +14,11 @@ use std::process::{Command, ExitCode};
 /// The programs of `fuzz/targets/`.
 const TARGETS: [&str; 9] =
     ["json", "journal", "sse", "chat_request", "chat_reply", "chat_stream", "embeddings", "infer", "config"];
-/// How long each runs with the tests.
-pub(crate) const SHORT_S: u64 = 5;
+/// Inputs that each target tries with the tests: the same ones every time, so that a change turns it red and luck does not.
+const SHORT_RUNS: u64 = 50_000;
+const SHORT_SEED: u32 = 1;
+/// How long they may take on a slow machine.
+const SHORT_S: u64 = 20;
 /// The longest input: enough for a real body, little enough to try many.
 const LENGTH_MAX: u32 = 8192;
 /// Set where this program is called in the place of rustc.
@@ -48,15 +51,24 @@ pub(crate) fn compile(arguments: &[String]) -> Option<ExitCode> {
     Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into())
 }
 
-/// Runs each of `only` (none: every target) for `seconds`; what is new is kept outside the repository.
-pub(crate) fn run(only: &[String], seconds: u64, cache: &Path) -> Result<(), String> {
+/// How much is tried.
+#[derive(Clone, Copy)]
+pub(crate) enum Effort {
+    /// What belongs to the tests.
+    Short,
+    /// New inputs for so long; what they reach is kept for the next time.
+    Seconds(u64),
+}
+
+/// Runs each of `only` (none: every target); what is new is kept outside the repository.
+pub(crate) fn run(only: &[String], effort: Effort, cache: &Path) -> Result<(), String> {
     if let Some(unknown) = only.iter().find(|name| !TARGETS.contains(&name.as_str())) {
         return Err(format!("there is no target `{unknown}`; there are {}", TARGETS.join(", ")));
     }
     let chosen = |name: &&str| only.is_empty() || only.iter().any(|wanted| wanted == name);
     let programs = build()?;
     for target in TARGETS.into_iter().filter(chosen) {
-        hunt(&programs.join(target), target, seconds, cache)?;
+        hunt(&programs.join(target), target, effort, cache)?;
     }
     Ok(())
 }
@@ -80,7 +92,7 @@ fn build() -> Result<PathBuf, String> {
 }
 
 /// Runs one target from its seeds.
-fn hunt(program: &Path, target: &str, seconds: u64, cache: &Path) -> Result<(), String> {
+fn hunt(program: &Path, target: &str, effort: Effort, cache: &Path) -> Result<(), String> {
     let seeds = crate::repository().join("fuzz/corpus").join(target);
     let (grown, findings) =
         (cache.join("fuzz").join(target), crate::repository().join("fuzz/findings").join(target));
@@ -88,7 +100,20 @@ fn hunt(program: &Path, target: &str, seconds: u64, cache: &Path) -> Result<(), 
         fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     let mut hunt = Command::new(program);
-    hunt.arg(&grown).arg(&seeds);
+    let seconds = match effort {
+        Effort::Seconds(seconds) => {
+            hunt.arg(&grown).arg(&seeds);
+            seconds
+        }
+        Effort::Short => {
+            // A first folder is written to: an empty one, for this run.
+            let fresh = cache.join("fuzz/short").join(target);
+            let _ = fs::remove_dir_all(&fresh);
+            fs::create_dir_all(&fresh).map_err(|error| format!("{}: {error}", fresh.display()))?;
+            hunt.arg(fresh).arg(&seeds).arg(format!("-seed={SHORT_SEED}")).arg(format!("-runs={SHORT_RUNS}"));
+            SHORT_S
+        }
+    };
     hunt.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LENGTH_MAX}"));
     hunt.args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=0"]);
     hunt.arg(format!("-artifact_prefix={}/", findings.display()));

@@ -15,6 +15,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use fuzz::Effort;
+
 const USAGE: &str =
     "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test, fuzzes for a while
        cargo xtask install                      installs it and stops
@@ -71,14 +73,14 @@ fn test(arguments: &[String]) -> Result<(), String> {
     test.args(["test", "--locked", "--workspace"]).args(arguments);
     run(test, "the tests")?;
     // Whoever asks for some of the tests wants those.
-    if arguments.is_empty() { fuzz::run(&[], fuzz::SHORT_S, &cache_folder()?) } else { Ok(()) }
+    if arguments.is_empty() { fuzz::run(&[], Effort::Short, &cache_folder()?) } else { Ok(()) }
 }
 
 fn hunt(arguments: &[String]) -> Result<(), String> {
     const MINUTE_S: u64 = 60;
     match arguments.split_first().and_then(|(first, rest)| Some((first.parse().ok()?, rest))) {
-        Some((seconds, only)) => fuzz::run(only, seconds, &cache_folder()?),
-        None => fuzz::run(arguments, MINUTE_S, &cache_folder()?),
+        Some((seconds, only)) => fuzz::run(only, Effort::Seconds(seconds), &cache_folder()?),
+        None => fuzz::run(arguments, Effort::Seconds(MINUTE_S), &cache_folder()?),
     }
 }
 
