@@ -38,7 +38,7 @@ fn named_tests(architecture: &str) -> Vec<String> {
 #[test]
 fn every_test_that_the_architecture_names_exists() {
     let mut files = Vec::new();
-    for folder in ["ledger", "proxy", "trainer", "src", "tests"] {
+    for folder in ["ledger", "proxy", "trainer", "src", "tests", "xtask"] {
         sources(&repository().join(folder), &mut files);
     }
     let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
