@@ -11,6 +11,7 @@ use std::time::Duration;
 
 #[path = "../../tests/support/cluster.rs"]
 #[expect(clippy::unwrap_used, reason = "a server that cannot be started ends the measurement")]
+#[expect(dead_code, reason = "what the tests alone use of it")]
 mod cluster;
 
 /// Replicas, one after the other; the same clients share them.

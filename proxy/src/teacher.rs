@@ -245,7 +245,7 @@ impl HttpTeacher {
         let secrets = secrets.map(|secret| secret.expose().as_bytes());
         secrets
             .filter(|secret| secret.len() >= SECRET_LENGTH_MIN)
-            .fold(body, |body, secret| replaced(body, secret))
+            .fold(body, replaced)
     }
 
     fn failure(&self, cause: Cause, billing: Billing, message: String) -> Failure {

@@ -143,8 +143,8 @@ impl Postgres {
         let asks = self.asks.downgrade();
         Box::new(move |hold| {
             let change = Change::Forfeit(hold, Cause::Crashed, Vec::new());
-            let sent = asks.upgrade().map(|asks| asks.send(Ask::Change { change, give: None }));
-            if !matches!(sent, Some(Ok(()))) {
+            let ask = Ask::Change { change, give: None };
+            if asks.upgrade().is_none_or(|asks| asks.send(ask).is_err()) {
                 tracing::warn!(hold = hold.0, "a dropped hold stays under way until this replica is missed");
             }
         })
