@@ -243,9 +243,7 @@ impl HttpTeacher {
         let settings = &self.settings;
         let secrets = settings.secret.iter().chain(settings.headers.iter().map(|(_, secret)| secret));
         let secrets = secrets.map(|secret| secret.expose().as_bytes());
-        secrets
-            .filter(|secret| secret.len() >= SECRET_LENGTH_MIN)
-            .fold(body, replaced)
+        secrets.filter(|secret| secret.len() >= SECRET_LENGTH_MIN).fold(body, replaced)
     }
 
     fn failure(&self, cause: Cause, billing: Billing, message: String) -> Failure {
