@@ -143,8 +143,9 @@ impl Postgres {
         let asks = self.asks.downgrade();
         Box::new(move |hold| {
             let change = Change::Forfeit(hold, Cause::Crashed, Vec::new());
-            let ask = Ask::Change { change, give: None };
-            if asks.upgrade().is_none_or(|asks| asks.send(ask).is_err()) {
+            let sent =
+                asks.upgrade().is_some_and(|asks| asks.send(Ask::Change { change, give: None }).is_ok());
+            if !sent {
                 tracing::warn!(hold = hold.0, "a dropped hold stays under way until this replica is missed");
             }
         })
