@@ -124,6 +124,7 @@ mod tests {
             ("cache show abc", Some(ValueValidation)),
             ("copy sled:./a postgres://u@h/d", None),
             ("copy sled:./a", Some(MissingRequiredArgument)),
+            ("cache forget abc", Some(ValueValidation)),
             ("key new alice", None),
             ("setup --json", None),
             ("doctor", None),

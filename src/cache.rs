@@ -1,6 +1,7 @@
-//! `tuition cache list|show`: the recorded answers.
+//! `tuition cache list|show|forget`: the recorded answers.
 //!
-//! Must not change the record. Invariant: of several answers under one key the one that is served is shown.
+//! Must not change the record, but for `forget`, which the store does. Invariant: of several answers under one key the one
+//! that is served is shown.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use tuition_ledger::{OpenError, QueryKey, Recorded, records};
 
 use crate::args::Globals;
+use crate::config::Config;
+use crate::open;
 use crate::print;
 use crate::words::{Exit, Trouble};
 
@@ -44,13 +47,22 @@ enum What {
         /// Its key, 64 hex digits.
         key: QueryKey,
     },
+    /// Erases the answers under one key, question and all. What they cost stays in the record; the same question is
+    /// bought anew.
+    Forget {
+        /// Its key, 64 hex digits.
+        key: QueryKey,
+        /// Why; it is kept in the record.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        why: String,
+    },
 }
 
-pub(crate) fn run(args: CacheArgs, globals: &Globals) -> Result<Exit, Trouble> {
+pub(crate) async fn run(args: CacheArgs, globals: &Globals) -> Result<Exit, Trouble> {
     let config = globals.config()?;
-    let found = records(&config.store)?;
     match args.what {
         What::List { run, teacher, model, limit } => {
+            let found = records(&config.store)?;
             let wanted = |recorded: &Recorded| {
                 run.as_ref().is_none_or(|run| recorded.who.run.as_ref() == Some(run))
                     && teacher.as_ref().is_none_or(|teacher| recorded.who.teacher == *teacher)
@@ -77,27 +89,52 @@ pub(crate) fn run(args: CacheArgs, globals: &Globals) -> Result<Exit, Trouble> {
         }
         What::Show { key } => {
             let mut last = None;
-            for recorded in found {
+            for recorded in records(&config.store)? {
                 let recorded = recorded.map_err(OpenError::from)?;
                 if recorded.record.key == key {
                     last = Some(recorded);
                 }
             }
-            let Some(recorded) = last else {
-                let text = format!("no answer is recorded under `{key}`");
-                print::aside(&text);
-                if globals.json {
-                    print::json(&json!({"error": {"message": text}, "exit": Exit::Found.code()}));
-                }
-                return Ok(Exit::Found);
-            };
+            let Some(recorded) = last else { return Ok(missing(&key, globals.json)) };
             match globals.json {
                 true => print::json(&show(&recorded)),
                 false => print::line(&pretty(&show(&recorded))),
             }
             Ok(Exit::Fine)
         }
+        What::Forget { key, why } => forget(&config, key, why, globals.json).await,
     }
+}
+
+/// Says that there is no such answer.
+fn missing(key: &QueryKey, as_json: bool) -> Exit {
+    let text = format!("no answer is recorded under `{key}`");
+    print::aside(&text);
+    if as_json {
+        print::json(&json!({"error": {"message": text}, "exit": Exit::Found.code()}));
+    }
+    Exit::Found
+}
+
+/// Has the store erase what is recorded under `key`, whoever owns it.
+async fn forget(config: &Config, key: QueryKey, why: String, as_json: bool) -> Result<Exit, Trouble> {
+    let opened = open::open(config).await?;
+    let done = match opened.store.find(&[key]).await {
+        Ok(found) if found.iter().all(Option::is_none) => Ok(false),
+        Ok(_) => opened.store.forget(key, why.clone()).await.map(|()| true),
+        Err(error) => Err(error),
+    };
+    open::close(opened).await?;
+    if !done? {
+        return Ok(missing(&key, as_json));
+    }
+    match as_json {
+        true => print::json(&json!({"key": key, "forgotten": true, "why": why})),
+        false => print::line(&format!(
+            "what was recorded under {key} is erased; what it cost stays in the record, and the same question is bought anew"
+        )),
+    }
+    Ok(Exit::Fine)
 }
 
 fn row(recorded: &Recorded) -> Value {

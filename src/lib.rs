@@ -89,7 +89,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Audit(args) => audit::run(&args, globals),
         Command::Budget(args) => budget::run(args, globals).await,
         Command::Resolve(args) => resolve::run(args, globals).await,
-        Command::Cache(args) => cache::run(args, globals),
+        Command::Cache(args) => cache::run(args, globals).await,
         Command::Copy(args) => copy::run(args, globals).await,
         Command::Setup => install::run(globals).await,
         Command::Doctor(args) => doctor::run(&args, globals),

@@ -226,3 +226,43 @@ fn a_folder_that_cannot_be_written_is_named() {
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains(store), "{words}");
 }
+
+/// The bytes of every file of a folder that hold `text`.
+fn holders(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let holds = |path: &PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    files(folder).into_iter().filter(holds).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_beside_serve_is_gone_and_is_bought_anew() {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!("{}\n{}\n{BUDGET}", teacher(&upstream, ""), price()));
+    ask_all(&server, "bought").await;
+    let client = Client::new(&server.url());
+    // Too short to be compressed, so that its bytes can be looked for.
+    let secret = json!({"model": "scripted", "messages": [{"role": "user", "content": "xyzzy"}]}).to_string();
+    let bought = client.post("/v1/chat/completions", secret.clone()).await.unwrap();
+    let key = bought.header("x-tuition-key").to_owned();
+    let before = client.statement().await;
+    let store = server.folder().join("tuition.store");
+    assert!(!holders(&store, "xyzzy").is_empty(), "the journal holds it");
+    let forgotten = server.json(&["cache", "forget", &key, "--why", "asked to"], 0);
+    assert_eq!((&forgotten["key"], &forgotten["forgotten"]), (&json!(key), &json!(true)));
+    assert_eq!(holders(&store, "xyzzy"), Vec::<PathBuf>::new());
+    server.json(&["cache", "forget", &key], 1);
+    let after = client.statement().await;
+    assert_eq!((&after.0["totals"], &after.0["budgets"]), (&before.0["totals"], &before.0["budgets"]));
+    assert_eq!(server.json(&["audit", "--verify"], 0)["discrepancies"], json!([]));
+    let replay = client.with("x-tuition-mode", "replay");
+    assert_eq!(replay.post("/v1/chat/completions", secret.clone()).await.unwrap().status, 409);
+    ask_all(&server, "known").await;
+    server.kill();
+    server.restart();
+    let client = Client::new(&server.url());
+    let again = client.post("/v1/chat/completions", secret).await.unwrap();
+    assert_eq!((again.status, again.header("x-tuition-outcome")), (200, "bought"), "{again:?}");
+    ask_all(&server, "known").await;
+}

@@ -14,7 +14,8 @@
 //! | settled, gone | | | | | | |
 //!
 //! A key is in flight while a hold of it is under way, and known once one was settled with an answer. A key in flight is
-//! never held again; a known one only to refresh it; one whose hold is unknown may be, and then both count.
+//! never held again; a known one only to refresh it; one whose hold is unknown may be, and then both count. `Forgotten`
+//! makes a known key one that was never answered; no figure changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -88,6 +89,12 @@ pub enum BookError {
     /// An answer to other items than were held.
     #[error("the answer to hold {} is not to the items that were held", .0.0)]
     OtherItems(HoldId),
+    /// A key without an answer.
+    #[error("no answer is recorded under key {0}")]
+    NotAnswered(QueryKey),
+    /// A key that somebody asks just now.
+    #[error("key {0} is being asked just now, so its answers cannot be forgotten")]
+    BeingAsked(QueryKey),
     /// Time ran backwards.
     #[error("an entry of {found} follows one of {last}")]
     Backwards {
@@ -353,6 +360,15 @@ impl Book {
         Ok(self.entry(at, Fact::Resolved { hold, billed, why }))
     }
 
+    /// Builds the entry that forgets the answers under a key.
+    ///
+    /// # Errors
+    /// There is none, or somebody asks it just now.
+    pub fn forget(&self, key: QueryKey, why: String, at: Timestamp) -> Result<Entry, BookError> {
+        self.forgettable(&key)?;
+        Ok(self.entry(at, Fact::Forgotten { key, why }))
+    }
+
     /// Builds the entry that sets a budget; none where that changes nothing, or where the configuration says what it
     /// said when it was last applied.
     pub fn limit(&self, budget: Budget, origin: Origin, at: Timestamp) -> Option<Entry> {
@@ -426,6 +442,10 @@ impl Book {
             Fact::Priced { digest, price } => {
                 self.prices.insert(digest.clone(), price.clone());
             }
+            Fact::Forgotten { key, .. } => {
+                self.forgettable(key)?;
+                self.answered.remove(key);
+            }
             Fact::Served { tallies } => self.apply_served(tallies)?,
             Fact::Opened { .. } | Fact::Closed => {}
         }
@@ -452,8 +472,9 @@ impl Book {
     }
 
     /// Undoes what was applied since `mark`; `answered` are the keys that were first answered since.
-    pub(crate) fn back_to(&mut self, mark: Self, answered: &[QueryKey]) {
+    pub(crate) fn back_to(&mut self, mark: Self, answered: &[QueryKey], forgotten: &[QueryKey]) {
         let mut kept = std::mem::take(&mut self.answered);
+        kept.extend(forgotten);
         answered.iter().for_each(|key| _ = kept.remove(key));
         *self = Self { answered: kept, ..mark };
     }
@@ -540,6 +561,13 @@ impl Book {
         self.holds.insert(id, hold);
         self.last_hold = id.0;
         Ok(())
+    }
+
+    fn forgettable(&self, key: &QueryKey) -> Result<(), BookError> {
+        if self.in_flight.contains_key(key) {
+            return Err(BookError::BeingAsked(*key));
+        }
+        if self.answered.contains(key) { Ok(()) } else { Err(BookError::NotAnswered(*key)) }
     }
 
     fn apply_forfeited(&mut self, id: HoldId, cause: &Cause) -> Result<(), BookError> {
@@ -706,6 +734,7 @@ mod tests {
                 "forfeit" => book.forfeit(HoldId(1), Cause::TimedOut, at)?,
                 "billed" => book.resolve(HoldId(1), true, String::new(), at)?,
                 "free" => book.resolve(HoldId(1), false, String::new(), at)?,
+                "forget" => book.forget(key(1), String::new(), at)?,
                 other => panic!("{other}"),
             };
             book.apply(&entry)?;
@@ -759,6 +788,23 @@ mod tests {
         assert_eq!(reserve(&under_way, &again), Err(NotReserved::InFlight(vec![key(1)])));
         let unknown = book(&["reserve", "forfeit"]).unwrap();
         assert_eq!(reserve(&unknown, &claim(&[1])), Ok(()));
+    }
+
+    #[test]
+    fn what_is_forgotten_may_be_bought_anew_and_its_money_stays() {
+        let before = book(&["reserve", "settle"]).unwrap().present(Timestamp(0));
+        let forgotten = book(&["reserve", "settle", "forget"]).unwrap();
+        let after = forgotten.present(Timestamp(0));
+        assert_eq!((after.total, after.answers), (before.total, 0));
+        assert!(forgotten.reserve(&claim(&[1]), Timestamp(1)).is_ok());
+        assert_eq!(book(&["forget"]).unwrap_err(), BookError::NotAnswered(key(1)));
+        assert_eq!(
+            book(&["reserve", "settle", "forget", "forget"]).unwrap_err(),
+            BookError::NotAnswered(key(1))
+        );
+        assert_eq!(book(&["reserve", "forget"]).unwrap_err(), BookError::BeingAsked(key(1)));
+        // Forfeited, then settled late: an answer like any other.
+        assert!(book(&["reserve", "forfeit", "settle", "forget"]).is_ok());
     }
 
     #[test]

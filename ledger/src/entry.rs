@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::answer::Usage;
 use crate::budget::{Budget, Who};
@@ -99,8 +100,8 @@ pub enum Cause {
     Abandoned,
 }
 
-/// How many items were served from the record, and what that saved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How many items were served from the record, what that saved, and how many requests a budget refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Tally {
     /// Who was served.
     pub who: Who,
@@ -112,6 +113,26 @@ pub struct Tally {
     pub followed: u64,
     /// What these items had cost when they were bought.
     pub saved: Amount,
+    /// Requests that a budget refused.
+    #[serde(default)]
+    pub refused: u64,
+}
+
+/// In text a count of no refusals is left out, as it was before refusals were counted.
+impl Serialize for Tally {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let refused = self.refused > 0 || !serializer.is_human_readable();
+        let mut fields = serializer.serialize_struct("Tally", if refused { 6 } else { 5 })?;
+        fields.serialize_field("who", &self.who)?;
+        fields.serialize_field("model", &self.model)?;
+        fields.serialize_field("known", &self.known)?;
+        fields.serialize_field("followed", &self.followed)?;
+        fields.serialize_field("saved", &self.saved)?;
+        if refused {
+            fields.serialize_field("refused", &self.refused)?;
+        }
+        fields.end()
+    }
 }
 
 impl Tally {
@@ -122,6 +143,7 @@ impl Tally {
             self.known = self.known.saturating_add(other.known);
             self.followed = self.followed.saturating_add(other.followed);
             self.saved = self.saved.checked_add(other.saved).unwrap_or(self.saved);
+            self.refused = self.refused.saturating_add(other.refused);
         }
         same
     }
@@ -202,6 +224,14 @@ pub enum Fact {
         /// How that is known.
         why: String,
     },
+    /// The answers recorded under a key until now were erased on purpose, question and all. What they cost stays, and
+    /// the same question is a miss from here on.
+    Forgotten {
+        /// The key.
+        key: QueryKey,
+        /// Why.
+        why: String,
+    },
     /// Items served without a call since the last such entry.
     Served {
         /// By who and model.
@@ -223,6 +253,7 @@ impl Fact {
             Self::Opened { .. }
             | Self::Priced { .. }
             | Self::Limited { .. }
+            | Self::Forgotten { .. }
             | Self::Served { .. }
             | Self::Closed => None,
         }
@@ -239,8 +270,49 @@ impl Fact {
             Self::Released { .. } => "Released",
             Self::Forfeited { .. } => "Forfeited",
             Self::Resolved { .. } => "Resolved",
+            Self::Forgotten { .. } => "Forgotten",
             Self::Served { .. } => "Served",
             Self::Closed => "Closed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Facts and members that format 1 got after its golden journal was written.
+    #[test]
+    fn what_was_added_to_the_format_is_spelt_so() {
+        #[track_caller]
+        fn check(fact: &Fact, text: &str) {
+            assert_eq!(serde_json::to_string(fact).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Fact>(text).unwrap(), *fact);
+        }
+        let key = QueryKey::from_bytes([1; 32]);
+        check(
+            &Fact::Forgotten { key, why: "asked to".into() },
+            &format!(r#"{{"Forgotten":{{"key":"{key}","why":"asked to"}}}}"#),
+        );
+        let who = Who { teacher: "t".into(), run: None, key: None };
+        let tally = |refused| Tally {
+            who: who.clone(),
+            model: "m".into(),
+            known: 1,
+            followed: 2,
+            saved: Amount::ZERO,
+            refused,
+        };
+        let text = |more: &str| {
+            format!(
+                r#"{{"Served":{{"tallies":[{{"who":{{"teacher":"t","run":null,"key":null}},"model":"m","known":1,"followed":2,"saved":{{"calls":0,"tokens":0,"usd":0}}{more}}}]}}}}"#
+            )
+        };
+        check(&Fact::Served { tallies: vec![tally(0)] }, &text(""));
+        check(&Fact::Served { tallies: vec![tally(3)] }, &text(r#","refused":3"#));
+        for refused in [0, 3] {
+            let bytes = postcard::to_stdvec(&tally(refused)).unwrap();
+            assert_eq!(postcard::from_bytes::<Tally>(&bytes).unwrap(), tally(refused));
         }
     }
 }

@@ -107,6 +107,7 @@ pub struct Statement {
     budgets: BTreeMap<String, Budget>,
     prices: BTreeMap<PriceDigest, Price>,
     tallies: BTreeMap<(Who, String), (u64, u64, Amount)>,
+    forgotten: u64,
     discrepancies: Vec<Discrepancy>,
     overruns: Vec<Overrun>,
     entries: u64,
@@ -203,6 +204,7 @@ impl Statement {
                     if billed { Outcome::Settled(line.held) } else { Outcome::Free }
                 });
             }
+            Fact::Forgotten { key, .. } => self.forgotten(*key),
             Fact::Served { tallies } => tallies.iter().for_each(|tally| self.served(tally)),
         }
     }
@@ -246,6 +248,7 @@ impl Statement {
             "overruns": self.overruns,
             "discrepancies": self.discrepancies,
             "entries": self.entries,
+            "forgotten": self.forgotten,
         })
     }
 
@@ -420,6 +423,13 @@ impl Statement {
         }
         if !unknown {
             self.asked.remove(&id);
+        }
+    }
+
+    fn forgotten(&mut self, key: QueryKey) {
+        self.forgotten += 1;
+        if !self.answered.remove(&key) {
+            self.find(format!("key {key} is forgotten although it is not known"));
         }
     }
 

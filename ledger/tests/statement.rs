@@ -86,7 +86,7 @@ fn history() -> Vec<Entry> {
     let entry = book.resolve(HoldId(4), true, "on the bill".into(), at(9001)).unwrap();
     add(&mut book, entry);
     let saved = Amount { calls: 2, tokens: 10, usd: usd("0.0000076") };
-    let tally = Tally { who: who(), model: "m".into(), known: 1, followed: 1, saved };
+    let tally = Tally { who: who(), model: "m".into(), known: 1, followed: 1, saved, refused: 0 };
     let entry = book.served(vec![tally], at(9002));
     add(&mut book, entry);
     entries

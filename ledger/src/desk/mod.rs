@@ -480,6 +480,7 @@ impl Desk {
                 known,
                 followed,
                 saved,
+                refused: 0,
             });
         }
     }

@@ -177,6 +177,15 @@ pub(super) fn blob_crc(state: u8, stored_len: u32, body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// What stands in the place of a blob of `stored` bytes once it is erased: as long, and all zeros.
+pub(crate) fn erased(stored: u32) -> Vec<u8> {
+    let mut bytes = vec![0; BLOB_HEADER_BYTES + stored as usize];
+    bytes[0] = ERASED;
+    bytes[1..5].copy_from_slice(&stored.to_le_bytes());
+    bytes[5..9].copy_from_slice(&blob_crc(ERASED, stored, &[]).to_le_bytes());
+    bytes
+}
+
 /// An entry with its blobs, ready to be numbered and written.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -258,6 +267,26 @@ pub struct Blob {
 }
 
 impl Blob {
+    /// Whether it was erased on purpose.
+    pub fn is_erased(&self) -> bool {
+        self.state == ERASED
+    }
+
+    /// Whether it was erased, and nothing is left of it.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.is_erased() && self.stored.iter().all(|byte| *byte == 0)
+    }
+
+    /// The bytes that it stores.
+    pub(crate) fn stored_bytes(&self) -> u32 {
+        u32::try_from(self.stored.len()).expect("read behind a length of four bytes")
+    }
+
+    /// The bytes that it takes in the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        (BLOB_HEADER_BYTES + self.stored.len()) as u64
+    }
+
     /// The uncompressed bytes; none where the blob was erased on purpose.
     ///
     /// # Errors

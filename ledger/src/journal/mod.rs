@@ -13,8 +13,8 @@ mod sealed;
 use std::io;
 
 pub use frame::Blob;
-pub(crate) use frame::{BodyFault, Draft, Packed, read_answer, read_apart, read_payload};
-pub(crate) use record::{pack_settlement, unpack_item, unpack_settlement};
+pub(crate) use frame::{BodyFault, Draft, Packed, erased, read_answer, read_apart, read_payload};
+pub(crate) use record::{blobs_of_items, pack_settlement, unpack_item, unpack_settlement};
 pub(crate) use scan::{Frame, Frames, Step, Torn, judge, next_header, read_frame};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sealed::sealed;

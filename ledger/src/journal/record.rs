@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Blob, JournalError, Packed};
 use crate::answer::{Answer, Record, Signal};
 use crate::entry::{Entry, Exchange, Fact, HeldItem, SettledItem};
-use crate::query::Query;
+use crate::query::{Query, QueryKey};
 use crate::time::Timestamp;
 
 /// The first byte of a signals blob; the rest is postcard. JSON would round floats and has no infinities.
@@ -122,6 +122,29 @@ impl Around<'_> {
             at: self.at,
         }))
     }
+}
+
+/// The blobs of a `Settled` entry that belong to its `gone` items: input, body and signals of each, and the envelope
+/// where no other item is left.
+pub(crate) fn blobs_of_items(
+    items: &[SettledItem],
+    blobs: &[Blob],
+    gone: impl Fn(&QueryKey) -> bool,
+) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut left = false;
+    for (index, item) in items.iter().enumerate() {
+        let parts = 1 + 3 * index..4 + 3 * index;
+        if gone(&item.key) {
+            found.extend(parts.filter(|part| *part < blobs.len()));
+        } else {
+            left |= blobs.get(parts).is_none_or(|parts| !parts.iter().all(Blob::is_erased));
+        }
+    }
+    if !left && !blobs.is_empty() {
+        found.insert(0, 0);
+    }
+    found
 }
 
 fn unpack_signals(bytes: &Bytes) -> Result<Vec<Signal>, &'static str> {

@@ -28,6 +28,13 @@ pub(crate) struct Frame {
     pub(crate) blobs: Vec<Blob>,
 }
 
+impl Frame {
+    /// Where a blob begins.
+    pub(crate) fn blob_offset(&self, index: usize) -> u64 {
+        self.end - self.blobs[index..].iter().map(Blob::bytes).sum::<u64>()
+    }
+}
+
 /// What comes next.
 #[derive(Debug)]
 pub(crate) enum Step {

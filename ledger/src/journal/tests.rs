@@ -23,7 +23,7 @@ fn entries() -> Vec<(Entry, Vec<Vec<u8>>)> {
         metered: true,
         budgets: vec!["all".into()],
     };
-    let tally = Tally { who, model: "m".into(), known: 1, followed: 2, saved: amount };
+    let tally = Tally { who, model: "m".into(), known: 1, followed: 2, saved: amount, refused: 0 };
     let settled = Fact::Settled {
         hold: HoldId(4),
         usage: settlement(&["d"]).usage,

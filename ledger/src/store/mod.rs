@@ -142,6 +142,10 @@ pub trait Store: Send + Sync {
     /// Closes an unknown hold by a person's word or the provider's bill.
     async fn resolve(&self, hold: HoldId, billed: bool, why: String) -> Result<(), StoreError>;
 
+    /// Erases every answer recorded under `key` until now, question and all, and leaves the money. The same question is
+    /// a miss from then on. The erasing is complete, and durable, when this returns.
+    async fn forget(&self, key: QueryKey, why: String) -> Result<(), StoreError>;
+
     /// Sets, changes or (nothing limited) lifts a budget. A limit from the configuration that has not changed since it
     /// was last applied leaves no entry, so that a later command's limit stands.
     async fn limit(&self, budget: Budget, origin: Origin) -> Result<(), StoreError>;

@@ -144,6 +144,44 @@ pub(crate) async fn an_answer_to_something_else_is_not_recorded(place: Place) {
     until(&opened.store, |present| present.total.unknown.calls == 3).await;
 }
 
+/// A batch with one other item, a failed call, and a second answer: all that was recorded under the key goes.
+pub(crate) async fn what_is_forgotten_is_a_miss_and_its_money_stays(place: Place) {
+    let opened = place.prepared(10).await;
+    let store = &opened.store;
+    buy(store, &["a", "b"]).await;
+    let mut again = claim(&["a"]);
+    again.exchange.refresh = true;
+    let reservation = store.reserve(again.clone()).await.unwrap();
+    store.settle(reservation, settlement(&["a"])).await.unwrap();
+    let reservation = store.reserve(again).await.unwrap();
+    store.forfeit(reservation, Cause::BrokenOff, Bytes::from_static(b"half an ans")).await.unwrap();
+    let before = store.present().await.unwrap();
+    assert!(matches!(store.forget(key("c"), String::new()).await, Err(StoreError::Contradiction(_))));
+    store.forget(key("a"), "asked to".into()).await.unwrap();
+    let found = store.find(&[key("a"), key("b")]).await.unwrap();
+    assert_eq!((found[0].is_none(), found[1].is_some()), (true, true));
+    let after = store.present().await.unwrap();
+    assert_eq!((after.total, &after.open, after.answers), (before.total, &before.open, 1));
+    let erased = || -> Vec<Vec<bool>> {
+        let read = read_entries(&place.url).unwrap().map(Result::unwrap);
+        let blobs = read.filter(|read| !read.blobs.is_empty());
+        blobs.map(|read| read.blobs.iter().map(|blob| blob.open().unwrap().is_none()).collect()).collect()
+    };
+    let batch = [false, true, true, true, false, false, false];
+    assert_eq!(erased(), [&batch[..], &[true; 4], &[true]]);
+    assert_eq!(records(&place.url).unwrap().map(Result::unwrap).count(), 1);
+    // The other item goes as well, and the envelope with it; the first one is bought anew.
+    store.forget(key("b"), "asked to".into()).await.unwrap();
+    assert_eq!(erased()[0], [true; 7]);
+    buy(store, &["a"]).await;
+    opened.close().unwrap();
+    let again = place.open().await;
+    let found = again.store.find(&[key("a"), key("b")]).await.unwrap();
+    assert_eq!((found[0].is_some(), found[1].is_none()), (true, true));
+    let present = again.store.present().await.unwrap();
+    assert_eq!((present.total.settled.calls, present.total.unknown.calls, present.answers), (4, 1, 1));
+}
+
 pub(crate) async fn hits_are_counted_a_second_later(place: Place) {
     let opened = place.prepared(10).await;
     let tally = Tally {
@@ -152,6 +190,7 @@ pub(crate) async fn hits_are_counted_a_second_later(place: Place) {
         known: 2,
         followed: 1,
         saved: Amount { calls: 3, ..Amount::ZERO },
+        refused: 0,
     };
     opened.store.tally(tally.clone());
     opened.store.tally(tally);
@@ -342,6 +381,7 @@ suite!(
     a_late_answer_settles_a_forfeited_hold,
     an_answer_to_something_else_is_not_recorded,
     hits_are_counted_a_second_later,
+    what_is_forgotten_is_a_miss_and_its_money_stays,
     records_are_read_beside_whoever_writes,
     whoever_stops_waiting_for_a_hold_gives_it_back,
     many_at_once_hold_what_the_budget_allows,

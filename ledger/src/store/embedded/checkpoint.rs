@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::erase::Forgotten;
 use super::place::Place;
 use super::recover::{OpenPlace, State};
 use crate::book::Book;
@@ -16,7 +17,7 @@ use crate::query::QueryKey;
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 
 /// Changes with every change of what is written below or of the book's layout.
-const LAYOUT: &[u8; 8] = b"TUICHK\0\x02";
+const LAYOUT: &[u8; 8] = b"TUICHK\0\x03";
 /// Layout, checksum of all that follows, writer, position.
 const PREFIX_BYTES: usize = 8 + 4 + 16 + 8;
 
@@ -28,13 +29,14 @@ pub(crate) struct Checkpoint {
     last: u64,
     number: u64,
     chain: [u8; 32],
+    forgotten: u64,
     book: Book,
     open: Vec<(HoldId, OpenPlace)>,
     places: Vec<(QueryKey, Place)>,
 }
 
 impl Checkpoint {
-    /// A checkpoint of `state`, which must be durable.
+    /// A checkpoint of `state`, which must be durable, and what it forgot erased.
     pub(crate) fn new(program: &str, state: State) -> Self {
         Self {
             program: program.to_owned(),
@@ -42,6 +44,7 @@ impl Checkpoint {
             last: state.last,
             number: state.number,
             chain: state.chain,
+            forgotten: state.forgotten,
             book: state.book,
             open: state.open.into_iter().collect(),
             places: state.places.into_iter().collect(),
@@ -92,6 +95,8 @@ impl Checkpoint {
             number: read.number,
             chain: read.chain,
             closed: last.entry.fact == Fact::Closed,
+            forgotten: read.forgotten,
+            unerased: Forgotten::new(),
         })
     }
 }

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{CHECKPOINT, Checkpoint};
 use super::core::{Core, Pending};
+use super::erase::{Forgotten, erase};
+use super::place::Place;
 use super::recover::State;
+use crate::answer::Record;
 use crate::fault::{self, Stage};
 use crate::store::StoreError;
 
@@ -29,6 +32,7 @@ pub(crate) struct Committer {
     number: u64,
     chain: [u8; 32],
     checkpointed: u64,
+    forgotten: u64,
 }
 
 impl Committer {
@@ -42,6 +46,7 @@ impl Committer {
             number: state.number,
             chain: state.chain,
             checkpointed: state.position,
+            forgotten: state.forgotten,
         }
     }
 
@@ -86,8 +91,31 @@ impl Committer {
     /// Commits everything that is enqueued now.
     pub(crate) fn commit(&mut self) {
         let group = self.core.lock().take();
+        let (group, erasings): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|pending| pending.erase.is_empty());
+        if self.append(group) {
+            for mut pending in erasings {
+                let spans = std::mem::take(&mut pending.erase);
+                let core = &self.core;
+                let overwriting = core.overwriting.write().unwrap_or_else(PoisonError::into_inner);
+                let erased = erase(&*core.disk, &core.header, spans);
+                drop(overwriting);
+                match erased {
+                    Ok(()) => answer(pending, Ok(())),
+                    Err(error) => return self.fail(vec![pending], &error),
+                }
+            }
+        } else {
+            let gone = || StoreError::Unwritable("writing its journal failed".into());
+            erasings.into_iter().for_each(|pending| answer(pending, Err(gone())));
+        }
+    }
+
+    /// Makes the entries of a group durable; says whether that went well.
+    fn append(&mut self, group: Vec<Pending>) -> bool {
         if group.iter().all(|pending| pending.draft.is_none()) {
-            return group.into_iter().for_each(|pending| answer(pending, Ok(())));
+            group.into_iter().for_each(|pending| answer(pending, Ok(())));
+            return true;
         }
         let mut bytes = Vec::new();
         let (mut last, mut number, mut chain) = (self.last, self.number, self.chain);
@@ -97,11 +125,13 @@ impl Committer {
             chain = draft.write(&mut bytes, &self.core.header.writer, number, self.position, &chain);
         }
         if let Err(error) = self.write(&bytes, &group) {
-            return self.fail(group, &error);
+            self.fail(group, &error);
+            return false;
         }
         (self.last, self.number, self.chain) = (last, number, chain);
         self.position += bytes.len() as u64;
         self.show(group);
+        true
     }
 
     /// Writes a group and syncs it.
@@ -121,20 +151,32 @@ impl Committer {
     }
 
     /// Shows what has become durable, then answers everybody who waits for it.
-    fn show(&self, mut group: Vec<Pending>) {
-        let known: Vec<_> = group.iter_mut().flat_map(|pending| std::mem::take(&mut pending.known)).collect();
-        if !known.is_empty() {
+    fn show(&mut self, mut group: Vec<Pending>) {
+        let mut known = Vec::new();
+        if group.iter().any(|pending| !pending.known.is_empty() || pending.forgotten.is_some()) {
             let mut places = self.core.places.write().unwrap_or_else(PoisonError::into_inner);
-            places.extend(known.iter().map(|(place, record)| (record.key, *place)));
+            for pending in &mut group {
+                places.extend(pending.known.iter().map(|(place, record)| (record.key, *place)));
+                known.append(&mut pending.known);
+                if let Some(key) = pending.forgotten {
+                    places.remove(&key);
+                    known.retain(|(_, record): &(Place, Arc<Record>)| record.key != key);
+                    self.forgotten = self.position;
+                }
+            }
         }
         self.core.synced.store(self.position, Ordering::Release);
+        if self.forgotten == self.position {
+            // Before anything of this group: an index that has reached this far holds nothing of what is forgotten.
+            self.core.index.purge();
+        }
         self.core.index.add(known, self.position);
         group.into_iter().for_each(|pending| answer(pending, Ok(())));
         self.core.changes.send_replace(self.number);
     }
 
     /// Gives up writing: the group and all after it fail, and the book goes back to what is durable.
-    fn fail(&self, group: Vec<Pending>, error: &io::Error) {
+    fn fail(&self, group: Vec<Pending>, error: &dyn std::error::Error) {
         let core = &self.core;
         let why = format!("writing its journal failed: {error}");
         tracing::error!(%error, "the journal cannot be written; what is known is served, nothing is bought");
@@ -161,7 +203,7 @@ impl Committer {
     pub(crate) fn checkpoint(&mut self) {
         let core = &self.core;
         let inner = core.lock();
-        if !inner.queue.is_empty() || inner.unwritable.is_some() {
+        if !inner.queue.is_empty() || inner.unwritable.is_some() || !inner.erasing.is_empty() {
             return;
         }
         let state = State {
@@ -173,6 +215,8 @@ impl Committer {
             number: self.number,
             chain: self.chain,
             closed: false,
+            forgotten: self.forgotten,
+            unerased: Forgotten::new(),
         };
         drop(inner);
         self.checkpointed = self.position;

@@ -11,13 +11,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use super::disk::Disk;
+use super::erase::{self, Forgotten, Span};
 use super::index::Index;
 use super::place::Place;
 use super::recover::{OpenPlace, State, note};
 use crate::answer::Record;
 use crate::book::{Book, BookError, Claim, NotReserved, Present};
 use crate::budget::Budget;
-use crate::entry::{Cause, Entry, HoldId, Origin, Tally};
+use crate::entry::{Cause, Entry, Fact, HoldId, Origin, Tally};
 use crate::fault::Stage;
 use crate::journal::{Draft, FileHeader, JournalError, Packed};
 use crate::price::Price;
@@ -39,13 +40,17 @@ const TALLIES_MAX: usize = 1024;
 /// Resolves once what it stands for is durable.
 pub(crate) type Ticket = oneshot::Receiver<Result<(), StoreError>>;
 
-/// Something enqueued: an entry, or (without a draft) a wait for everything before it.
+/// Something enqueued: an entry, an erasing, or (with neither) a wait for everything before it.
 pub(crate) struct Pending {
     pub(crate) draft: Option<Draft>,
     /// Where a test may make its writing and its syncing go wrong.
     pub(crate) stages: Option<[Stage; 2]>,
     /// Records that become known once it is durable.
     pub(crate) known: Vec<(Place, Arc<Record>)>,
+    /// A key that is no longer known once it is durable.
+    pub(crate) forgotten: Option<QueryKey>,
+    /// What is overwritten, once everything before it is durable.
+    pub(crate) erase: Vec<Span>,
     pub(crate) done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct Inner {
     /// Set once a write or a sync failed: nothing is written any more.
     pub(crate) unwritable: Option<String>,
     pub(crate) stopping: bool,
+    /// Keys that are forgotten, and not yet erased: until they are, no checkpoint covers their entries.
+    pub(crate) erasing: Forgotten,
     /// Where the journal will end once everything enqueued is written.
     end: u64,
     /// Bytes set aside for answers of open holds, together.
@@ -79,6 +86,8 @@ pub(crate) struct Core {
     pub(crate) wake: Condvar,
     // Answers that are durable. Written by the committing thread alone.
     pub(crate) places: RwLock<HashMap<QueryKey, Place>>,
+    // Written while blobs are overwritten; read while the journal is read for an answer, which may stand beside one.
+    pub(crate) overwriting: RwLock<()>,
     pub(crate) synced: AtomicU64,
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) index: Index,
@@ -107,6 +116,7 @@ impl Core {
             tallies: Vec::new(),
             unwritable: None,
             stopping: false,
+            erasing: Forgotten::new(),
             end: state.position,
             space: 0,
             room: state.position,
@@ -119,6 +129,7 @@ impl Core {
             inner: Mutex::new(inner),
             wake: Condvar::new(),
             places: RwLock::new(state.places),
+            overwriting: RwLock::default(),
             synced: AtomicU64::new(state.position),
             changes: watch::Sender::new(state.number),
             index,
@@ -211,6 +222,45 @@ impl Core {
         self.submit(|book, at| Ok(book.price(price, at)))
     }
 
+    /// Enqueues that the answers under `key` are forgotten; once that is durable, [`Core::erase`] has to follow.
+    pub(crate) fn submit_forget(&self, key: QueryKey, why: String) -> Result<Ticket, StoreError> {
+        let mut inner = self.lock();
+        inner.writable()?;
+        let entry = inner.book.forget(key, why, (self.clock)()).map_err(contradiction)?;
+        let offset = inner.end;
+        let ticket = self.enqueue(&mut inner, &entry, Vec::new(), Vec::new())?;
+        inner.erasing.insert(key, offset);
+        Ok(ticket)
+    }
+
+    /// Erases what is forgotten from the journal and from the index. Reads the whole journal, and blocks.
+    pub(crate) fn erase(&self, key: QueryKey) -> Result<(), StoreError> {
+        let forgotten: Forgotten =
+            self.lock().erasing.get_key_value(&key).map(|(key, at)| (*key, *at)).into_iter().collect();
+        let unreadable = |error: JournalError| StoreError::Unreadable(error.to_string());
+        let spans = erase::spans(&*self.disk, &forgotten, self.synced()).map_err(unreadable)?;
+        let (done, ticket) = oneshot::channel();
+        let mut inner = self.lock();
+        inner.writable()?;
+        inner.queue.push(Pending { erase: spans, ..Pending::barrier(done) });
+        drop(inner);
+        self.wake.notify_one();
+        ticket
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(StoreError::Gone("the committing thread ended".into())))?;
+        self.index.is_purged().map_err(StoreError::Unwritable)?;
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        let all = places.iter().map(|(key, place)| (*key, *place)).collect();
+        drop(places);
+        self.index.fill(all, self.synced());
+        let mut inner = self.lock();
+        // Forgotten again meanwhile: that erasing is somebody else's.
+        if inner.erasing.get(&key) == forgotten.get(&key) {
+            inner.erasing.remove(&key);
+        }
+        Ok(())
+    }
+
     /// Counts items served without a call; the committing thread writes them a second later.
     pub(crate) fn tally(&self, tally: Tally) {
         let mut inner = self.lock();
@@ -288,7 +338,7 @@ impl Core {
     /// A ticket for everything that is enqueued by now.
     fn barrier(&self, inner: &mut Inner) -> Ticket {
         let (done, ticket) = oneshot::channel();
-        inner.queue.push(Pending { draft: None, stages: None, known: Vec::new(), done });
+        inner.queue.push(Pending::barrier(done));
         self.wake.notify_one();
         ticket
     }
@@ -315,7 +365,12 @@ impl Core {
         let known =
             place.map_or_else(Vec::new, |place| records.into_iter().map(|record| (place, record)).collect());
         let (done, ticket) = oneshot::channel();
-        inner.queue.push(Pending { draft: Some(draft), stages: Stage::of(&entry.fact), known, done });
+        let forgotten = match &entry.fact {
+            Fact::Forgotten { key, .. } => Some(*key),
+            _ => None,
+        };
+        let stages = Stage::of(&entry.fact);
+        inner.queue.push(Pending { draft: Some(draft), stages, known, forgotten, ..Pending::barrier(done) });
         self.wake.notify_one();
         Ok(ticket)
     }
@@ -351,6 +406,13 @@ impl Core {
     }
 }
 
+impl Pending {
+    /// A wait for everything before it.
+    fn barrier(done: oneshot::Sender<Result<(), StoreError>>) -> Self {
+        Self { draft: None, stages: None, known: Vec::new(), forgotten: None, erase: Vec::new(), done }
+    }
+}
+
 impl Inner {
     fn writable(&self) -> Result<(), StoreError> {
         match &self.unwritable {
@@ -363,7 +425,7 @@ impl Inner {
     /// Space that the entry's hold keeps set aside once the entry is applied.
     fn book_space_after(&self, entry: &Entry) -> u64 {
         match &entry.fact {
-            crate::entry::Fact::Reserved { exchange, .. } => {
+            Fact::Reserved { exchange, .. } => {
                 HOLD_SPACE_BYTES + ITEM_SPACE_BYTES * exchange.items.len() as u64
             }
             _ => 0,

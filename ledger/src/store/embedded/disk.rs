@@ -31,6 +31,8 @@ pub(crate) trait Disk: Source + Send + Sync {
     fn load(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
     /// Replaces a small file as a whole, durably.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Removes a small file; that it is gone need not be durable.
+    fn remove(&self, name: &str) -> io::Result<()>;
 }
 
 /// A folder of a real file system.
@@ -108,6 +110,10 @@ impl Disk for FolderDisk {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         replace(&self.folder, name, bytes)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.folder.join(name))
     }
 }
 

@@ -25,6 +25,8 @@ use crate::query::QueryKey;
 
 /// Its name in the store's folder.
 pub(crate) const INDEX: &str = "index";
+/// What the name of an index that was put aside ends in, before its number.
+const OLD: &str = "old-";
 /// Groups that may wait to be indexed before committing waits for them.
 const WAITING_MAX: usize = 4096;
 /// Exchanges indexed in one step while the index is filled.
@@ -45,6 +47,10 @@ enum Message {
     Add(Vec<(Place, Arc<Record>)>, u64),
     Fill(Vec<(QueryKey, Place)>, u64),
     Flush,
+    /// Delete it; it stays away until it is filled.
+    Purge,
+    /// Says what is left of indexes that were deleted.
+    Left(SyncSender<Option<PathBuf>>),
 }
 
 /// How far the index is filled from the journal.
@@ -81,6 +87,11 @@ impl OpenedIndex {
     /// Opens the index in the store's folder; one that will not open, or is of another journal, is put away.
     pub(crate) fn open(store: &Path, header: &FileHeader) -> Self {
         let folder = store.join(INDEX);
+        for old in old(&folder) {
+            if let Err(error) = remove(&old) {
+                tracing::warn!(%error, folder = %old.display(), "an old index cannot be deleted");
+            }
+        }
         let opened = open(&folder).and_then(|db| {
             let reached = reached(&db)?;
             Ok((db, reached))
@@ -105,6 +116,17 @@ impl OpenedIndex {
     pub(crate) fn peek(store: &Path, header: &FileHeader) -> Option<u64> {
         let reached = open(&store.join(INDEX)).and_then(|db| reached(&db)).ok().flatten()?;
         (reached.writer == header.writer).then_some(reached.position)
+    }
+
+    /// Puts it away where it is behind `forgotten`: it may hold an answer that was to be erased.
+    pub(crate) fn renew_before(&mut self, forgotten: u64) {
+        if self.reached.is_some_and(|reached| reached < forgotten) {
+            tracing::info!("the index may hold a forgotten answer and is made anew");
+            *self.slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+            let db = anew(&self.folder);
+            *self.slot.write().unwrap_or_else(PoisonError::into_inner) = db;
+            self.reached = None;
+        }
     }
 
     /// Starts the thread that fills it.
@@ -144,7 +166,9 @@ impl Index {
 
     /// The record under `key`, if the index has the one that stands at `place`.
     pub(crate) fn load(&self, key: &QueryKey, place: Place) -> Option<Record> {
-        let db = self.slot.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        // Held while it is read: an index that is deleted has no reader left.
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let db = slot.as_ref()?;
         match guarded(|| db.get(key.as_bytes())) {
             Ok(None) => None,
             Ok(Some(value)) => match postcard::from_bytes::<(u64, Record)>(&value) {
@@ -185,6 +209,28 @@ impl Index {
         }
     }
 
+    /// Deletes it, files and all; until it is filled again, the journal answers.
+    pub(crate) fn purge(&self) {
+        self.send(Message::Purge);
+    }
+
+    /// Waits until what was purged is deleted.
+    ///
+    /// # Errors
+    /// Something of it is left.
+    pub(crate) fn is_purged(&self) -> Result<(), String> {
+        let (sender, receiver) = sync_channel(1);
+        self.send(Message::Left(sender));
+        // Without an index, or once its thread ended, nobody answers.
+        match receiver.recv().ok().flatten() {
+            Some(left) => Err(format!(
+                "an old index, `{}`, cannot be deleted: it may hold what was forgotten",
+                left.display()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Writes to disk what it has, and lets its thread end.
     pub(crate) fn stop(&self) {
         self.send(Message::Flush);
@@ -215,6 +261,12 @@ impl Filler {
             let done = match message {
                 Message::Add(known, position) => self.add(&known, position),
                 Message::Fill(places, position) => self.fill(places, position),
+                Message::Purge => self.purge(),
+                Message::Left(answer) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(old(&self.folder).into_iter().find(|old| remove(old).is_err()));
+                    Ok(())
+                }
                 Message::Flush => self.db().map_or(Ok(()), |db| guarded(|| db.flush()).map(|_| ())),
             };
             if let Err(why) = done {
@@ -227,6 +279,15 @@ impl Filler {
 
     fn db(&self) -> Option<Db> {
         self.slot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn purge(&self) -> Result<(), String> {
+        *self.slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.folder.exists() {
+            let aside = put_aside(&self.folder)?;
+            remove(&aside).map_err(|error| error.to_string())?;
+        }
+        Ok(())
     }
 
     fn add(&self, known: &[(Place, Arc<Record>)], position: u64) -> Result<(), String> {
@@ -301,19 +362,39 @@ fn in_order(mut places: Vec<(QueryKey, Place)>) -> Vec<(QueryKey, Place)> {
 /// Opens a new index, with whatever stood there put out of the way.
 fn anew(folder: &Path) -> Option<Db> {
     if folder.exists() {
-        let old = (0..u32::MAX)
-            .map(|number| folder.with_extension(format!("old-{number}")))
-            .find(|old| !old.exists())?;
-        if let Err(error) = std::fs::rename(folder, &old) {
-            tracing::warn!(%error, "the old index cannot be moved away; the journal answers");
-            return None;
-        }
-        let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
-        if let Err(error) = removed {
+        let old = put_aside(folder).inspect_err(|why| {
+            tracing::warn!(why, "the old index cannot be moved away; the journal answers");
+        });
+        let old = old.ok()?;
+        if let Err(error) = remove(&old) {
             tracing::warn!(%error, folder = %old.display(), "the old index cannot be deleted");
         }
     }
     open(folder).inspect_err(|why| tracing::warn!(why, "no index can be opened; the journal answers")).ok()
+}
+
+/// Moves an index out of the way; says where to.
+fn put_aside(folder: &Path) -> Result<PathBuf, String> {
+    let old = (0..u32::MAX)
+        .map(|number| folder.with_extension(format!("{OLD}{number}")))
+        .find(|old| !old.exists())
+        .ok_or("too many old indexes lie there")?;
+    std::fs::rename(folder, &old).map_err(|error| error.to_string())?;
+    Ok(old)
+}
+
+/// Indexes that were put aside and are still there.
+fn old(folder: &Path) -> Vec<PathBuf> {
+    let beside = folder.parent().and_then(|store| std::fs::read_dir(store).ok());
+    let is_old = |path: &PathBuf| {
+        let extension = path.extension().and_then(std::ffi::OsStr::to_str);
+        path.file_stem() == folder.file_stem() && extension.is_some_and(|name| name.starts_with(OLD))
+    };
+    beside.into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path()).filter(is_old).collect()
+}
+
+fn remove(old: &Path) -> std::io::Result<()> {
+    if old.is_dir() { std::fs::remove_dir_all(old) } else { std::fs::remove_file(old) }
 }
 
 /// Opens the database, in a folder that only its owner may enter: sled's own files are open to whoever can.

@@ -7,6 +7,7 @@ mod checkpoint;
 mod commit;
 mod core;
 mod disk;
+mod erase;
 mod index;
 mod opening;
 mod owner;
@@ -114,13 +115,19 @@ impl Embedded {
                 continue;
             }
             if last.as_ref().is_none_or(|(read, _)| *read != place) {
+                let _whole = core.overwriting.read().unwrap_or_else(PoisonError::into_inner);
                 let records =
                     records_at(&*core.disk, &core.header, place).map_err(|error| unreadable(&error))?;
                 last = Some((place, records));
             }
             let record = last.iter().flat_map(|(_, records)| records).find(|record| record.key == *key);
-            let erased = || StoreError::Unreadable(format!("the answer under key {key} was erased"));
-            found.push(Some(Arc::new(record.ok_or_else(erased)?.clone())));
+            // Forgotten since it was looked up: it is not known any more.
+            let is_known =
+                || core.places.read().unwrap_or_else(PoisonError::into_inner).get(key) == Some(&place);
+            if record.is_none() && is_known() {
+                return Err(StoreError::Unreadable(format!("the answer under key {key} was erased")));
+            }
+            found.push(record.map(|record| Arc::new(record.clone())));
         }
         if core.index.wants_filling() {
             let places = core.places.read().unwrap_or_else(PoisonError::into_inner);
@@ -205,6 +212,17 @@ impl Store for Embedded {
 
     async fn resolve(&self, hold: HoldId, billed: bool, why: String) -> Result<(), StoreError> {
         wait(self.core.submit(|book, at| book.resolve(hold, billed, why, at).map(Some))?).await
+    }
+
+    async fn forget(&self, key: QueryKey, why: String) -> Result<(), StoreError> {
+        let core = Arc::clone(&self.core);
+        // In a task of its own: whoever asked may go away, the erasing does not stop half way.
+        let erasing = tokio::spawn(async move {
+            wait(core.submit_forget(key, why)?).await?;
+            let erased = tokio::task::spawn_blocking(move || core.erase(key)).await;
+            erased.map_err(|error| StoreError::Unwritable(error.to_string()))?
+        });
+        erasing.await.map_err(|error| StoreError::Unwritable(error.to_string()))?
     }
 
     async fn limit(&self, budget: Budget, origin: Origin) -> Result<(), StoreError> {

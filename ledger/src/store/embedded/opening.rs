@@ -12,6 +12,7 @@ use super::Embedded;
 use super::commit::Committer;
 use super::core::Core;
 use super::disk::{Disk, FolderDisk, JOURNAL};
+use super::erase;
 use super::index::{Index, OpenedIndex};
 use super::owner::{Owner, own};
 use super::recover::{State, recover};
@@ -117,12 +118,13 @@ impl Embedded {
         let fresh = || Ok(FileHeader { writer: random_writer()?, created_ms: now.0 });
         let disk: Arc<dyn Disk> = Arc::new(FolderDisk::open(folder, fresh).map_err(at(&journal))?);
         let header = FileHeader::read(&*disk)?;
-        let index = OpenedIndex::open(folder, &header);
+        let mut index = OpenedIndex::open(folder, &header);
         let indexed = index.reached;
         let mut filler = None;
         let begin = |disk: &Arc<dyn Disk>, state: &State| {
+            index.renew_before(state.forgotten);
+            let from = index.reached.unwrap_or(0);
             let (index, thread) = index.start(Arc::clone(disk), header).map_err(at(folder))?;
-            let from = indexed.unwrap_or(0);
             let behind = state.places.iter().filter(|(_, place)| place.settled >= from);
             index.fill(behind.map(|(key, place)| (*key, *place)).collect(), state.position);
             filler = Some(thread);
@@ -145,7 +147,7 @@ impl Embedded {
 }
 
 /// From a disk with a journal to a store that can be used: recovers, cuts off what was never durable, makes the rest
-/// durable, and records that it was opened.
+/// durable, erases what was forgotten and still stands, and records that it was opened.
 pub(super) fn boot(
     disk: Arc<dyn Disk>,
     header: FileHeader,
@@ -154,11 +156,17 @@ pub(super) fn boot(
     indexed: Option<u64>,
     index: impl FnOnce(&Arc<dyn Disk>, &State) -> Result<Index, OpenError>,
 ) -> Result<(Arc<Core>, Committer, Recovery), OpenError> {
-    let (state, torn) = recover(&*disk, &header, program, indexed)?;
+    erase::resume(&*disk, &header)?;
+    let (mut state, torn) = recover(&*disk, &header, program, indexed)?;
     let clean = torn.is_none() && (state.closed || state.number == 0);
     let torn = torn.map(|torn| set_aside_torn(&*disk, &torn)).transpose().map_err(JournalError::Io)?;
     // What a crashed owner wrote may still be in memory only: it counts from here on, so it is made durable first.
     disk.sync().map_err(JournalError::Io)?;
+    let unerased = std::mem::take(&mut state.unerased);
+    if !unerased.is_empty() {
+        let spans = erase::spans(&*disk, &unerased, state.position)?;
+        erase::erase(&*disk, &header, spans)?;
+    }
     let index = index(&disk, &state)?;
     let end = state.end();
     let core = Core::new(disk, header, clock, index, state);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::OpenError;
 use super::checkpoint::{CHECKPOINT, Checkpoint};
 use super::disk::Disk;
+use super::erase::Forgotten;
 use super::place::Place;
 use crate::book::Book;
 use crate::entry::{Fact, HoldId};
@@ -42,6 +43,10 @@ pub(crate) struct State {
     pub(crate) chain: [u8; 32],
     /// Whether the last entry is the mark of a clean close.
     pub(crate) closed: bool,
+    /// Where the last entry ends that says that a key is forgotten: an index that is behind it may hold its answer.
+    pub(crate) forgotten: u64,
+    /// Keys that were forgotten since the checkpoint: their answers may still stand in the journal.
+    pub(crate) unerased: Forgotten,
 }
 
 impl State {
@@ -56,12 +61,14 @@ impl State {
             number: 0,
             chain: header.chain(),
             closed: false,
+            forgotten: 0,
+            unerased: Forgotten::new(),
         }
     }
 
     /// Where it ends, without what it holds.
     pub(crate) fn end(&self) -> Self {
-        let Self { position, last, number, chain, closed, .. } = *self;
+        let Self { position, last, number, chain, closed, forgotten, .. } = *self;
         Self {
             book: Book::default(),
             places: HashMap::new(),
@@ -71,6 +78,8 @@ impl State {
             number,
             chain,
             closed,
+            forgotten,
+            unerased: Forgotten::new(),
         }
     }
 
@@ -84,6 +93,11 @@ impl State {
         note(&mut self.open, &frame.entry.fact, frame.offset, 0, |key, place| {
             self.places.insert(key, place);
         });
+        if let Fact::Forgotten { key, .. } = &frame.entry.fact {
+            self.places.remove(key);
+            self.unerased.insert(*key, frame.offset);
+            self.forgotten = frame.end;
+        }
         self.position = frame.end;
         self.last = frame.offset;
         self.number = frame.number;
@@ -140,6 +154,7 @@ pub(crate) fn note(
         Fact::Opened { .. }
         | Fact::Priced { .. }
         | Fact::Limited { .. }
+        | Fact::Forgotten { .. }
         | Fact::Served { .. }
         | Fact::Closed => {}
     }

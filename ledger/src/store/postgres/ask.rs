@@ -15,6 +15,7 @@ use crate::budget::Budget;
 use crate::entry::{Cause, Entry, HoldId, Origin, Tally};
 use crate::journal::Packed;
 use crate::price::Price;
+use crate::query::QueryKey;
 use crate::store::settling::records;
 use crate::store::{ReserveError, Settlement, StoreError};
 use crate::time::Timestamp;
@@ -53,6 +54,7 @@ pub(crate) enum Change {
     Release(HoldId, Cause),
     Forfeit(HoldId, Cause, Vec<Packed>),
     Resolve(HoldId, bool, String),
+    Forget(QueryKey, String),
     Limit(Budget, Origin),
     Price(Price),
     Served(Vec<Tally>),
@@ -152,7 +154,7 @@ impl Ask {
         match self {
             Self::Reserve { give, .. } => give.is_closed(),
             Self::Change {
-                change: Change::Resolve(..) | Change::Limit(..) | Change::Price(_),
+                change: Change::Resolve(..) | Change::Forget(..) | Change::Limit(..) | Change::Price(_),
                 give: Some(give),
             } => give.is_closed(),
             _ => false,
@@ -185,6 +187,7 @@ impl Change {
             Self::Resolve(hold, billed, why) => {
                 Some(book.resolve(*hold, *billed, why.clone(), at).map_err(contradiction)?)
             }
+            Self::Forget(key, why) => Some(book.forget(*key, why.clone(), at).map_err(contradiction)?),
             Self::Limit(budget, origin) => book.limit(budget.clone(), *origin, at),
             Self::Price(price) => book.price(price.clone(), at),
             Self::Served(tallies) => Some(book.served(tallies.clone(), at)),

@@ -283,7 +283,6 @@ impl Committer {
                 "the record ends at entry {found}, though entry {seen} was durable"
             )));
         }
-        let before = self.fold.chains.seq;
         while self.fold.chains.seq < head.seq {
             let seq = self.fold.chains.seq;
             let rows = log::behind(self.connection()?, seq).await?;
@@ -291,12 +290,13 @@ impl Committer {
                 let number = seq + 1;
                 return Err(Broken::Damaged(format!("entry {number} of the record is missing")));
             }
+            let mut moved = Vec::new();
             for row in &rows {
-                self.shared.answers.forget(&self.fold.take(row)?);
+                moved.extend(self.fold.take(row)?);
             }
-        }
-        if self.fold.chains.seq > before {
+            // Said first: whoever looks an answer up meanwhile keeps it only while nothing was said.
             self.shared.changes.send_replace(self.fold.chains.seq);
+            self.shared.answers.forget(&moved);
         }
         Ok(())
     }
@@ -433,15 +433,20 @@ impl Committer {
 
     /// Tells everybody in a group that landed.
     fn answer(&mut self, group: Group) {
-        for outcome in &group.outcomes {
-            if let Outcome::Settled(records) = outcome {
-                self.shared.answers.remember(records);
+        // Said first, as above.
+        self.shared.changes.send_replace(self.fold.chains.seq);
+        for (ask, outcome) in group.asks.iter().zip(&group.outcomes) {
+            match (ask, outcome) {
+                (_, Outcome::Settled(records)) => self.shared.answers.remember(records),
+                (Ask::Change { change: Change::Forget(key, _), .. }, _) => {
+                    self.shared.answers.forget(&[*key]);
+                }
+                _ => {}
             }
         }
         for (ask, outcome) in group.asks.into_iter().zip(group.outcomes) {
             ask.answer(outcome, &self.back);
         }
-        self.shared.changes.send_replace(self.fold.chains.seq);
     }
 
     /// Puts the asks of a group that did not land back to where they waited.

@@ -71,8 +71,9 @@ impl Answers {
         for keys in missing.chunks(KEYS_MAX) {
             let before = *changes.borrow();
             let records = look_up(&mut connection, keys).await?;
-            if *changes.borrow() == before {
-                self.remember(&records);
+            self.remember(&records);
+            if *changes.borrow() != before {
+                self.forget(keys);
             }
             looked_up.extend(records.into_iter().map(|record| (record.key, record)));
         }

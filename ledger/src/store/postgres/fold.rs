@@ -126,6 +126,8 @@ pub(crate) struct Drafted {
     pub(crate) chain: Chain,
     pub(crate) draft: Draft,
     pub(crate) answers: Vec<Answered>,
+    /// A key whose answers go with it.
+    pub(crate) forgotten: Option<QueryKey>,
 }
 
 /// A state to go back to.
@@ -142,6 +144,8 @@ pub(crate) struct Fold {
     pub(crate) chains: Chains,
     /// Keys first answered since the last mark.
     fresh: HashSet<QueryKey>,
+    /// Keys forgotten since the last mark that were answered before it.
+    gone: HashSet<QueryKey>,
 }
 
 impl Fold {
@@ -151,6 +155,7 @@ impl Fold {
             open: BTreeMap::new(),
             chains: Chains::new(record),
             fresh: HashSet::new(),
+            gone: HashSet::new(),
         }
     }
 
@@ -168,7 +173,9 @@ impl Fold {
         let answered = self.apply(&entry, number, row.writer);
         let answered =
             answered.map_err(|error| damaged(format!("it contradicts the entries before it: {error}")))?;
-        Ok(answered.into_iter().map(|answered| answered.key).collect())
+        let mut keys: Vec<_> = answered.into_iter().map(|answered| answered.key).collect();
+        keys.extend(forgotten(&entry));
+        Ok(keys)
     }
 
     fn apply(
@@ -185,6 +192,11 @@ impl Fold {
         self.book.apply(entry)?;
         // After this point it must succeed.
         self.fresh.extend(fresh);
+        if let Some(key) = forgotten(entry)
+            && !self.fresh.remove(&key)
+        {
+            self.gone.insert(key);
+        }
         let mut answers = Vec::new();
         match &entry.fact {
             Fact::Reserved { hold, price, .. } => {
@@ -208,13 +220,15 @@ impl Fold {
     /// Remembers the present, to go back to it.
     pub(crate) fn mark(&mut self) -> Mark {
         self.fresh.clear();
+        self.gone.clear();
         Mark { book: self.book.mark(), open: self.open.clone(), chains: self.chains.clone() }
     }
 
     /// Undoes what was appended since `mark`.
     pub(crate) fn back_to(&mut self, mark: Mark) {
         let fresh: Vec<_> = self.fresh.drain().collect();
-        self.book.back_to(mark.book, &fresh);
+        let gone: Vec<_> = self.gone.drain().collect();
+        self.book.back_to(mark.book, &fresh, &gone);
         (self.open, self.chains) = (mark.open, mark.chains);
     }
 
@@ -245,7 +259,7 @@ impl Fold {
         let answers = self.apply(entry, seq, writer).map_err(contradiction)?;
         self.chains.seq = seq;
         self.chains.writers.insert(writer, chain);
-        Ok(Drafted { seq, chain, draft, answers })
+        Ok(Drafted { seq, chain, draft, answers, forgotten: forgotten(entry) })
     }
 
     /// The holds under way that one of `writers` made.
@@ -254,6 +268,14 @@ impl Fold {
         under_way
             .filter(|hold| self.open.get(hold).is_some_and(|open| writers.contains(&open.writer)))
             .collect()
+    }
+}
+
+/// The key that an entry forgets.
+fn forgotten(entry: &Entry) -> Option<QueryKey> {
+    match &entry.fact {
+        Fact::Forgotten { key, .. } => Some(*key),
+        _ => None,
     }
 }
 

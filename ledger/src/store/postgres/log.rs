@@ -8,6 +8,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row as _};
 
 use super::fold::{Chain, Drafted, RecordName, Row};
+use crate::entry::Fact;
+use crate::journal::read_payload;
+use crate::query::QueryKey;
 use crate::time::Timestamp;
 
 /// A writer that was silent for so long is taken for dead, by the database's clock.
@@ -147,9 +150,70 @@ pub(crate) async fn write(
         .bind(last.chain.chain.to_vec())
         .bind(ends)
         .bind(CHANNEL)
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
+    for (key, seq) in group.iter().filter_map(|drafted| Some((drafted.forgotten?, drafted.seq))) {
+        erase(connection, &key, seq.cast_signed()).await?;
+    }
     Ok(alive == 1)
+}
+
+/// Erases what entries before `seq` recorded under `key`: question, answer and signals, what came of failed calls that asked
+/// it, and the envelope of an exchange of which no other answer is left. Reads every entry that names the key.
+async fn erase(connection: &mut PgConnection, key: &QueryKey, seq: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM tuition.answer WHERE key = $1")
+        .bind(key.as_bytes().to_vec())
+        .execute(&mut *connection)
+        .await?;
+    let naming: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT seq, payload FROM tuition.entry WHERE seq < $1 AND strpos(payload, $2) > 0 ORDER BY seq",
+    )
+    .bind(seq)
+    .bind(key.to_string())
+    .fetch_all(&mut *connection)
+    .await?;
+    let (mut seqs, mut parts, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for (seq, payload) in naming {
+        let Ok((entry, _)) = read_payload(payload.as_bytes()) else { continue };
+        match entry.fact {
+            Fact::Reserved { hold, .. } => failed.push(format!("{{\"hold\":{},", hold.0)),
+            Fact::Settled { items, .. } => {
+                for (item, _) in (0_i32..).zip(items).filter(|(_, item)| item.key == *key) {
+                    seqs.extend([seq; 3]);
+                    parts.extend([3 * item + 1, 3 * item + 2, 3 * item + 3]);
+                }
+            }
+            _ => {}
+        }
+    }
+    sqlx::query(
+        "UPDATE tuition.blob SET bytes = NULL
+         FROM unnest($1::bigint[], $2::integer[]) AS gone (seq, part)
+         WHERE blob.seq = gone.seq AND blob.part = gone.part",
+    )
+    .bind(&seqs)
+    .bind(parts)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE tuition.blob SET bytes = NULL
+         WHERE seq = ANY($1) AND part = 0 AND NOT EXISTS (
+             SELECT FROM tuition.blob AS other
+             WHERE other.seq = blob.seq AND other.part > 0 AND other.bytes IS NOT NULL)",
+    )
+    .bind(&seqs)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "UPDATE tuition.blob SET bytes = NULL
+         WHERE seq IN (SELECT entry.seq FROM tuition.entry, unnest($2::text[]) AS hold
+                       WHERE entry.seq < $1 AND strpos(payload, '\"Forfeited\":' || hold) > 0)",
+    )
+    .bind(seq)
+    .bind(failed)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// The columns of the blobs of a group.

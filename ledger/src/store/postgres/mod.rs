@@ -266,6 +266,10 @@ impl Store for Postgres {
         self.change(HOLD_WAIT, Change::Resolve(hold, billed, why)).await
     }
 
+    async fn forget(&self, key: QueryKey, why: String) -> Result<(), StoreError> {
+        self.change(ANSWER_WAIT, Change::Forget(key, why)).await
+    }
+
     async fn limit(&self, budget: Budget, origin: Origin) -> Result<(), StoreError> {
         self.change(HOLD_WAIT, Change::Limit(budget, origin)).await
     }

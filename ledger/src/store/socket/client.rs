@@ -274,6 +274,10 @@ impl Store for Remote {
         self.send(Call::Resolve(hold, billed, why))?.done().await
     }
 
+    async fn forget(&self, key: QueryKey, why: String) -> Result<(), StoreError> {
+        self.send(Call::Forget(key, why))?.done().await
+    }
+
     async fn limit(&self, budget: Budget, origin: Origin) -> Result<(), StoreError> {
         self.send(Call::Limit(budget, origin))?.done().await
     }

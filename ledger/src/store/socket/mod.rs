@@ -29,7 +29,7 @@ pub use client::Remote;
 /// The socket's name in the store's folder.
 pub(crate) const SOCKET: &str = "desk.sock";
 /// Changes with every change of the messages below or of what they carry.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 const MAGIC: &[u8; 8] = b"TUIDESK\0";
 const GREETING_BYTES: usize = 12;
 /// The longest message.
@@ -56,6 +56,7 @@ enum Call {
     Forfeit(HoldId, Cause, Bytes),
     SettleLate(HoldId, Settlement),
     Resolve(HoldId, bool, String),
+    Forget(QueryKey, String),
     Limit(Budget, Origin),
     Price(Price),
     Tally(Tally),

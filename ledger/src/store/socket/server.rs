@@ -163,6 +163,7 @@ impl Connection {
                 })
             }
             Call::Resolve(hold, billed, why) => Reply::Done(store.resolve(hold, billed, why).await),
+            Call::Forget(key, why) => Reply::Done(store.forget(key, why).await),
             Call::Limit(budget, origin) => Reply::Done(store.limit(budget, origin).await),
             Call::Price(price) => Reply::Done(store.price(price).await),
             Call::Tally(tally) => {

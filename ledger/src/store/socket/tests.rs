@@ -40,9 +40,11 @@ async fn a_client_does_everything_that_the_owner_does() {
     let reservation = store.reserve(claim(&["c"])).await.unwrap();
     assert!(matches!(owner.store.reserve(claim(&["d"])).await, Err(ReserveError::Refused(_))));
     store.settle(reservation, settlement(&["c"])).await.unwrap();
+    store.forget(key("c"), "asked to".into()).await.unwrap();
+    assert_eq!(owner.store.find(&[key("c")]).await.unwrap(), [None]);
     let who = claim(&["a"]).exchange.who;
     let mut changes = store.changes();
-    store.tally(Tally { who, model: "m".into(), known: 1, followed: 0, saved: Amount::ZERO });
+    store.tally(Tally { who, model: "m".into(), known: 1, followed: 0, saved: Amount::ZERO, refused: 0 });
     while store.present().await.unwrap().known == 0 {
         changes.changed().await.unwrap();
     }

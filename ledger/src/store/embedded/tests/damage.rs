@@ -80,7 +80,7 @@ fn journal() -> Journal {
     committer.commit();
     submit("resolve", 3);
     let who = claim(&["a"]).exchange.who;
-    core.tally(Tally { who, model: "m".into(), known: 2, followed: 1, saved: Amount::ZERO });
+    core.tally(Tally { who, model: "m".into(), known: 2, followed: 1, saved: Amount::ZERO, refused: 0 });
     core.submit_tallies(&mut core.lock());
     committer.commit();
     // The last group: several entries that were synced together, or were not.

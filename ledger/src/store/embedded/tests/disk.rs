@@ -111,6 +111,11 @@ impl SimulatedDisk {
         self.state().files[name].clone()
     }
 
+    /// Whether there is no small file of that name.
+    pub(super) fn has_no_file(&self, name: &str) -> bool {
+        !self.state().files.contains_key(name)
+    }
+
     /// Called in the middle of every commit: written, not yet synced.
     pub(super) fn before_sync(&self, watch: impl FnMut() + Send + 'static) {
         *self.before_sync.lock().unwrap() = Some(Box::new(watch));
@@ -253,5 +258,11 @@ impl Disk for SimulatedDisk {
         step(&mut state)?;
         state.files.insert(name.to_owned(), bytes.to_vec());
         Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        step(&mut state)?;
+        state.files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

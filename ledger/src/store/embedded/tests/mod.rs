@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod folder;
+mod forget;
 mod histories;
 mod order;
 mod repair;

@@ -81,6 +81,10 @@ impl Store for Ordered {
         self.store.resolve(hold, billed, why).await
     }
 
+    async fn forget(&self, key: QueryKey, why: String) -> Result<(), StoreError> {
+        self.store.forget(key, why).await
+    }
+
     async fn limit(&self, budget: Budget, origin: Origin) -> Result<(), StoreError> {
         self.store.limit(budget, origin).await
     }
