@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Resolve(crate::resolve::ResolveArgs),
     /// Shows recorded answers.
     Cache(crate::cache::CacheArgs),
+    /// Writes the answers, or every entry, to a file that other tools read.
+    Export(crate::export::ExportArgs),
     /// Moves the record to another store, a folder or a database; every entry is held against its copy.
     Copy(crate::copy::CopyArgs),
     /// Installs ONNX Runtime and what the demo needs.
@@ -123,6 +125,9 @@ mod tests {
             ("cache list --run r --limit 5", None),
             ("cache show abc", Some(ValueValidation)),
             ("copy sled:./a postgres://u@h/d", None),
+            ("export --format parquet --what entries --run r answers.parquet", None),
+            ("export --format xlsx answers.xlsx", Some(InvalidValue)),
+            ("export --format csv", Some(MissingRequiredArgument)),
             ("copy sled:./a", Some(MissingRequiredArgument)),
             ("cache forget abc", Some(ValueValidation)),
             ("key new alice", None),

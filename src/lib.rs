@@ -11,6 +11,7 @@ mod config;
 mod copy;
 mod demo;
 mod doctor;
+mod export;
 mod faults;
 mod install;
 mod interrupt;
@@ -90,6 +91,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Budget(args) => budget::run(args, globals).await,
         Command::Resolve(args) => resolve::run(args, globals).await,
         Command::Cache(args) => cache::run(args, globals).await,
+        Command::Export(args) => export::run(&args, globals),
         Command::Copy(args) => copy::run(args, globals).await,
         Command::Setup => install::run(globals).await,
         Command::Doctor(args) => doctor::run(&args, globals),

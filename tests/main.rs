@@ -6,6 +6,7 @@
 mod bad_input;
 mod demo;
 mod documents;
+mod export;
 mod house;
 mod interrupt;
 mod kill;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-/// One of the installed sets of packages: `openai` or `infer`.
+/// One of the installed sets of packages: `openai`, `infer` or `parquet`.
 pub(crate) struct Python(&'static str);
 
 /// A running program; it ends with this value.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The lists in `tests/clients/`: each is `NAME.txt`, and becomes the folder `NAME` of the cache.
-pub(crate) const LISTS: [&str; 2] = ["openai", "infer"];
+pub(crate) const LISTS: [&str; 3] = ["openai", "infer", "parquet"];
 
 const MARK: &str = "installed.txt";
 
