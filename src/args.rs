@@ -67,13 +67,15 @@ pub(crate) enum Command {
     Export(crate::export::ExportArgs),
     /// Moves the record to another store, a folder or a database; every entry is held against its copy.
     Copy(crate::copy::CopyArgs),
+    /// Copies the store's journal into a folder, beside whoever writes the store.
+    Backup(crate::backup::BackupArgs),
     /// Installs ONNX Runtime and what the demo needs.
     Setup,
     /// Looks at the configuration, the store, the teachers and the machine; with `--repair`, the way back from a damaged journal.
     Doctor(crate::doctor::DoctorArgs),
     /// The tour: a real teacher, a budget, a student, its quality and what it cost.
     Demo,
-    /// Makes client keys.
+    /// Makes client keys, and the key of seals.
     Key(crate::key::KeyArgs),
 }
 
@@ -112,6 +114,13 @@ mod tests {
             ("audit --by colour", Some(ValueValidation)),
             ("audit --since monday", Some(ValueValidation)),
             ("audit --csv --json", Some(ArgumentConflict)),
+            ("audit --seal --key K", None),
+            ("audit --against S --key K --json", None),
+            ("audit --seal", Some(MissingRequiredArgument)),
+            ("audit --against S", Some(MissingRequiredArgument)),
+            ("audit --seal --against S --key K", Some(ArgumentConflict)),
+            ("audit --seal --key K --since 2026-01-01", Some(ArgumentConflict)),
+            ("audit --against S --key K --verify", Some(ArgumentConflict)),
             ("budget list", None),
             ("budget add b --calls 5 --usd 1.50 --run r", None),
             ("budget add b --usd 1e3", Some(ValueValidation)),
@@ -130,7 +139,10 @@ mod tests {
             ("export --format csv", Some(MissingRequiredArgument)),
             ("copy sled:./a", Some(MissingRequiredArgument)),
             ("cache forget abc", Some(ValueValidation)),
+            ("backup ./copy", None),
+            ("backup", Some(MissingRequiredArgument)),
             ("key new alice", None),
+            ("key seal ./seal.key", None),
             ("setup --json", None),
             ("doctor", None),
             ("doctor --repair --json", None),

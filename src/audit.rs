@@ -9,11 +9,12 @@ use tuition_ledger::{By, Cause, Day, Timestamp, View};
 
 use crate::args::Globals;
 use crate::open::clock;
+use crate::seal::{self, SealArgs};
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
 
 /// The statement.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct AuditArgs {
     /// Adds up by these: teacher, run, key, model, day.
     #[arg(long, value_delimiter = ',', value_name = "BY")]
@@ -30,9 +31,14 @@ pub(crate) struct AuditArgs {
     /// Checks the chain of entries, both folds and every answer; lists every discrepancy.
     #[arg(long)]
     verify: bool,
+    #[command(flatten)]
+    sealing: SealArgs,
 }
 
 pub(crate) fn run(args: &AuditArgs, globals: &Globals) -> Result<Exit, Trouble> {
+    if args.sealing.are_given() {
+        return seal::run(&args.sealing, globals);
+    }
     let store = globals.config()?.store;
     let statement = match args.verify {
         true => record::verified(&store)?,
@@ -270,8 +276,7 @@ mod tests {
             "discrepancies": [{"entry": 9, "what": "the shares of hold 2 do not add up to its fee"}],
             "entries": 12,
         });
-        let args =
-            |verify| AuditArgs { by: vec![By::Run, By::Model], since: None, until: None, csv: false, verify };
+        let args = |verify| AuditArgs { by: vec![By::Run, By::Model], verify, ..AuditArgs::default() };
         insta::assert_snapshot!(page(&stated, &args(false)), @r"
                     settled         held      unknown
         calls             3            3            1

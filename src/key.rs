@@ -1,6 +1,8 @@
-//! `tuition key new NAME`: a client's key.
+//! `tuition key new NAME`: a client's key; `tuition key seal FILE` is `seal.rs`.
 //!
 //! Must not write files. Invariant: the key itself is printed once and kept nowhere; the configuration holds its hash.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use rand::TryRng;
@@ -8,13 +10,13 @@ use serde_json::json;
 use tuition_proxy::ClientKey;
 
 use crate::args::Globals;
-use crate::print;
 use crate::words::{Exit, Trouble};
+use crate::{print, seal};
 
 /// What every key begins with, so that a leaked one is recognised.
 const PREFIX: &str = "tuition-";
 
-/// Client keys.
+/// Client keys, and the key of seals.
 #[derive(Debug, Args)]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
@@ -28,10 +30,18 @@ enum What {
         /// The client's name.
         name: String,
     },
+    /// Makes a key for `tuition audit --seal`, in a file that only its owner may read.
+    Seal {
+        /// The file; nothing may be there.
+        file: PathBuf,
+    },
 }
 
 pub(crate) fn run(args: KeyArgs, globals: &Globals) -> Result<Exit, Trouble> {
-    let What::New { name } = args.what;
+    let name = match args.what {
+        What::New { name } => name,
+        What::Seal { file } => return seal::make_key(&file, globals),
+    };
     let config = globals.config()?;
     if config.keys.iter().any(|key| key.name() == name) {
         return Err(Trouble::usage(

@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod backup;
 mod budget;
 mod cache;
 mod config;
@@ -27,6 +28,7 @@ mod purchase;
 mod record;
 mod repair;
 mod resolve;
+mod seal;
 mod secret;
 mod serve;
 mod setup;
@@ -93,6 +95,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Cache(args) => cache::run(args, globals).await,
         Command::Export(args) => export::run(&args, globals),
         Command::Copy(args) => copy::run(args, globals).await,
+        Command::Backup(args) => backup::run(&args, globals),
         Command::Setup => install::run(globals).await,
         Command::Doctor(args) => doctor::run(&args, globals),
         Command::Demo => demo::run(globals).await,

@@ -8,8 +8,8 @@ use std::thread::ScopedJoinHandle;
 
 use serde_json::Value;
 use tuition_ledger::{
-    Amount, Asked, Book, Discrepancy, Entries, OpenError, Present, ReadError, Settled, Standing, Statement,
-    StoreUrl, Timestamp, Unit, Usd, View, read_entries,
+    Amount, Asked, Book, Discrepancy, Entries, Head, OpenError, Present, ReadError, Settled, Standing,
+    Statement, StoreUrl, Timestamp, Unit, Usd, View, read_entries,
 };
 
 use crate::config::Config;
@@ -43,13 +43,22 @@ pub(crate) fn statement(store: &StoreUrl) -> Result<Statement, OpenError> {
 /// # Errors
 /// The record cannot be opened at all.
 pub(crate) fn verified(store: &StoreUrl) -> Result<Statement, OpenError> {
+    proven(store).map(|(statement, _)| statement)
+}
+
+/// As [`verified`], with the heads of the chains after the last entry that was read; none where there is no store.
+///
+/// # Errors
+/// The record cannot be opened at all.
+pub(crate) fn proven(store: &StoreUrl) -> Result<(Statement, Vec<Head>), OpenError> {
     match entries(store)? {
-        None => Ok(Statement::default()),
+        None => Ok((Statement::default(), Vec::new())),
         // Answers are unpacked and hashed in a thread of their own: that is half of the work.
-        Some(entries) => Ok(std::thread::scope(|threads| {
+        Some(mut entries) => Ok(std::thread::scope(|threads| {
             let (answers, settled) = sync_channel(WAITING_MAX);
             let checked = threads.spawn(|| settled.into_iter().flatten().flat_map(check).collect());
-            fold(entries, answers, checked)
+            let statement = fold(&mut entries, answers, checked);
+            (statement, entries.heads())
         })),
     }
 }
@@ -60,7 +69,7 @@ const WAITING_MAX: usize = 4;
 
 /// Both folds in one pass; what is settled goes to `answers`, and what comes of that from `checked`.
 fn fold(
-    entries: Entries,
+    entries: &mut Entries,
     answers: SyncSender<Vec<Settled>>,
     checked: ScopedJoinHandle<'_, Vec<Discrepancy>>,
 ) -> Statement {

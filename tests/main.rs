@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stderr, reason = "a failed test shows what the server said")]
 
+mod backup;
 mod bad_input;
 mod demo;
 mod documents;
@@ -16,6 +17,7 @@ mod money;
 mod race;
 mod replicas;
 mod sdk;
+mod seal;
 mod security;
 mod store;
 mod support;

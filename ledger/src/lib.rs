@@ -15,6 +15,7 @@ pub mod fault;
 pub mod book;
 pub mod journal;
 pub mod statement;
+pub mod seal;
 pub mod store;
 pub mod desk;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,10 +34,12 @@ pub use json::{Json, JsonError};
 pub use money::{Amount, Usd};
 pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
 pub use query::{Query, QueryKey};
+pub use seal::{Seal, SealError, SealKey, SealKeyError, SealedHead};
 pub use statement::{By, Discrepancy, Overrun, Statement, View};
 pub use store::copy::{Copied, CopyError, copy_store};
 pub use store::embedded::{
-    Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, examine, repair,
+    Backup, Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, backup, examine,
+    repair,
 };
 pub use store::open::{OpenStore, open_store};
 pub use store::postgres::{OpenedPostgres, Postgres, Replica};

@@ -5,6 +5,7 @@
 mod answer;
 mod client;
 mod cluster;
+mod forger;
 mod python;
 mod server;
 mod statement;
@@ -13,6 +14,7 @@ mod upstream;
 pub(crate) use answer::{content, read};
 pub(crate) use client::{Client, Reply};
 pub(crate) use cluster::Cluster;
+pub(crate) use forger::{Frame, Journal};
 pub(crate) use python::Python;
 pub(crate) use server::{STAGES, TestServer, tuition};
 pub(crate) use statement::Statement;

@@ -14,6 +14,7 @@ use crate::answer::Record;
 use crate::budget::Who;
 use crate::entry::{Entry, Exchange, Fact, HoldId};
 use crate::journal::{Blob, JournalError, unpack_settlement};
+use crate::seal::SealedHead;
 
 /// One entry of a record.
 #[derive(Debug)]
@@ -39,6 +40,12 @@ pub struct Head {
     pub entries: u64,
     /// The chain up to the last of them.
     pub chain: [u8; 32],
+}
+
+impl From<&Head> for SealedHead {
+    fn from(Head { writer, entries, chain }: &Head) -> Self {
+        Self { writer: writer.clone(), entries: *entries, chain: hex::encode(chain) }
+    }
 }
 
 /// Why a record cannot be read on.

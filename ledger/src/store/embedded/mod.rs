@@ -3,6 +3,7 @@
 //! Must not know teachers or budgets' rules: the book decides. Invariants: one process owns the folder; everything but
 //! the journal may be deleted while nobody owns it; what a method promised is durable when it returns.
 
+mod backup;
 mod checkpoint;
 mod commit;
 mod core;
@@ -38,6 +39,7 @@ use crate::journal::{JournalError, Packed};
 use crate::price::Price;
 use crate::query::QueryKey;
 
+pub use backup::{Backup, backup};
 pub use index::Filling;
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;

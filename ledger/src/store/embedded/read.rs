@@ -75,6 +75,11 @@ impl Entries {
         Head { writer, entries: self.frames.number, chain: self.frames.chain }
     }
 
+    /// The journal, and the offset up to which it was read.
+    pub(super) fn part(&self) -> (&File, u64) {
+        (self.frames.source(), self.frames.position)
+    }
+
     fn read(&mut self) -> Result<Option<ReadEntry>, JournalError> {
         match self.frames.step()? {
             Step::Frame(frame) => {
