@@ -9,6 +9,7 @@ use tuition_ledger::{By, Cause, Day, Timestamp, View};
 
 use crate::args::Globals;
 use crate::open::clock;
+use crate::reconcile::{self, Days, ReconcileArgs};
 use crate::seal::{self, SealArgs};
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
@@ -33,11 +34,17 @@ pub(crate) struct AuditArgs {
     verify: bool,
     #[command(flatten)]
     sealing: SealArgs,
+    #[command(flatten)]
+    reconcile: ReconcileArgs,
 }
 
 pub(crate) fn run(args: &AuditArgs, globals: &Globals) -> Result<Exit, Trouble> {
     if args.sealing.are_given() {
         return seal::run(&args.sealing, globals);
+    }
+    if let Some(file) = &args.reconcile.file {
+        let days = Days { since: args.since, until: args.until };
+        return reconcile::run(file, &args.reconcile, days, args.csv, globals);
     }
     let store = globals.config()?.store;
     let statement = match args.verify {

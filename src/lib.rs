@@ -25,6 +25,7 @@ mod plan;
 mod print;
 mod progress;
 mod purchase;
+mod reconcile;
 mod record;
 mod repair;
 mod resolve;

@@ -20,6 +20,7 @@ use tuition_trainer::question::QuestionError;
 use tuition_trainer::teacher::ModelError;
 
 use crate::config::ConfigError;
+use crate::reconcile::BillError;
 use crate::setup::SetupError;
 
 /// How many known names a message lists.
@@ -97,6 +98,9 @@ pub(crate) enum Trouble {
     /// The record as a data set.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// A provider's bill.
+    #[error(transparent)]
+    Bill(#[from] BillError),
     /// A run file.
     #[error("the run file `{}`", .file.display())]
     RunFile {
@@ -188,6 +192,7 @@ impl Words {
             Trouble::Form(error) => (chain(error), None, Exit::Failed),
             Trouble::Data(error) => (chain(error), None, Exit::Failed),
             Trouble::Record(error) => (chain(error), recorded(error), Exit::Failed),
+            Trouble::Bill(error) => (chain(error), billed(error), Exit::Failed),
             Trouble::Train(error) => (chain(error), training(error), Exit::Failed),
             Trouble::Serve(error) => (chain(error), None, Exit::Failed),
             Trouble::Usage { what, hint } => (what.clone(), Some(hint.clone()), Exit::Failed),
@@ -321,6 +326,18 @@ fn recorded(error: &RecordError) -> Option<String> {
         RecordError::Unreadable(QuestionError::Output { .. }) => {
             Some("name the output that is learnt from as `output` under [teacher] of the run file".to_owned())
         }
+        _ => None,
+    }
+}
+
+fn billed(error: &BillError) -> Option<String> {
+    let map = "`--columns day=COLUMN,model=COLUMN,usd=COLUMN` says what the columns of any CSV mean";
+    match error {
+        BillError::NotRecognised { .. } => {
+            Some(format!("known are the usage and costs exports of OpenAI and of Anthropic; {map}"))
+        }
+        BillError::NoColumn { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
+        BillError::NoColumn { .. } => Some(map.to_owned()),
         _ => None,
     }
 }

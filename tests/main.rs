@@ -15,6 +15,7 @@ mod loop_closed;
 mod matrix;
 mod money;
 mod race;
+mod reconcile;
 mod replicas;
 mod sdk;
 mod seal;

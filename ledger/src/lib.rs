@@ -35,7 +35,7 @@ pub use money::{Amount, Usd};
 pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
 pub use query::{Query, QueryKey};
 pub use seal::{Seal, SealError, SealKey, SealKeyError, SealedHead};
-pub use statement::{By, Discrepancy, Overrun, Statement, View};
+pub use statement::{Bought, By, Discrepancy, OpenCall, Overrun, Statement, View, WholeCall};
 pub use store::copy::{Copied, CopyError, copy_store};
 pub use store::embedded::{
     Backup, Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, backup, examine,

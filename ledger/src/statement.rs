@@ -18,6 +18,9 @@ use crate::price::{Price, PriceDigest};
 use crate::query::QueryKey;
 use crate::time::Timestamp;
 
+mod bought;
+pub use bought::{Bought, OpenCall, WholeCall};
+
 /// What a hold came to.
 #[derive(Clone, Debug, PartialEq)]
 enum Outcome {
@@ -35,6 +38,10 @@ struct Line {
     keys: u64,
     held: Amount,
     outcome: Outcome,
+    metered: bool,
+    priced: bool,
+    /// What the teacher said it used, where it said so.
+    used: Option<Usage>,
 }
 
 /// What is remembered of a hold until it ends.
@@ -282,7 +289,9 @@ impl Statement {
             self.parties.push(party);
         }
         let keys = exchange.items.len() as u64;
-        let line = Line { at, party: index, keys, held, outcome: Outcome::UnderWay };
+        let (metered, priced) = (asked.metered, asked.price.is_some());
+        let outcome = Outcome::UnderWay;
+        let line = Line { at, party: index, keys, held, outcome, metered, priced, used: None };
         self.commit(index, at, [0; 3], line.counts());
         self.lines.insert(id, line);
         for what in self.over_limit(id, &asked.exchange.who) {
@@ -363,6 +372,11 @@ impl Statement {
             }
         }
         found.into_iter().for_each(|what| self.find(what));
+        if let Some(line) = self.lines.get_mut(&id)
+            && matches!(line.outcome, Outcome::UnderWay | Outcome::Unknown(_))
+        {
+            line.used = usage.copied();
+        }
         self.end_any(id, "settled", |_| Outcome::Settled(fee));
         self.answered.extend(items.iter().map(|item| item.key));
     }

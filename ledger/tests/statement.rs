@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use tuition_ledger::{
-    Amount, Book, Bound, Budget, By, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId, InputBound,
-    Limit, Origin, OutputBound, Price, QueryKey, Quote, Scope, Statement, Tally, Timestamp, Usage, Usd, View,
-    Who, Window,
+    Amount, Book, Bought, Bound, Budget, By, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId, InputBound,
+    Limit, OpenCall, Origin, OutputBound, Price, QueryKey, Quote, Scope, Statement, Tally, Timestamp, Usage, Usd, View,
+    WholeCall, Who, Window,
 };
 
 fn usd(text: &str) -> Usd {
@@ -232,4 +232,69 @@ fn a_teacher_that_charges_above_the_bound_is_an_overrun() {
     assert_eq!(statement.discrepancies(), &[]);
     assert_eq!(statement.overruns().len(), 1);
     assert_eq!(statement.overruns()[0].fee.tokens, 111);
+}
+
+#[test]
+fn what_was_bought_is_told_by_day_and_model_as_a_bill_would() {
+    let mut entries = history();
+    let rows = |entries: &[Entry], since: Option<&str>, until: Option<&str>, teacher: Option<&str>| {
+        let start = |day: &str| day.parse::<tuition_ledger::Day>().unwrap().start();
+        let rows = statement(entries).bought(teacher, since.map(start), until.map(start));
+        rows.into_iter().map(|((day, model), bought)| (format!("{day} {model}"), bought)).collect::<Vec<_>>()
+    };
+    // Two items, one request; 7 tokens at 400 and 3 at 1600 nano-dollars.
+    let settled = Bought { requests: 1, input: 7, output: 3, tokens: 10, nanos: 7600, ..Bought::default() };
+    let (tokens, nanos) = (110, 100 * 400 + 10 * 1600);
+    let open = |hold, under_way| Bought {
+        open: vec![OpenCall {
+            hold: HoldId(hold),
+            under_way,
+            tokens: Some(tokens),
+            usd: Some(Usd::from_nanos(nanos)),
+        }],
+        ..Bought::default()
+    };
+    let whole = Bought {
+        requests: 1,
+        tokens: tokens.into(),
+        nanos: nanos.into(),
+        whole: vec![WholeCall { hold: HoldId(4), tokens, usd: Usd::from_nanos(nanos) }],
+        ..Bought::default()
+    };
+    // The free call of November 4th is in no row.
+    let expected = vec![
+        ("2026-11-02 m".to_owned(), settled.clone()),
+        ("2026-11-03 m".to_owned(), open(2, false)),
+        ("2026-11-05 m".to_owned(), whole),
+        ("2026-11-06 m".to_owned(), open(5, true)),
+    ];
+    assert_eq!(rows(&entries, None, None, None), expected);
+    assert_eq!(rows(&entries, Some("2026-11-03"), Some("2026-11-05"), Some("t")), expected[1..2]);
+    assert_eq!(rows(&entries, None, None, Some("u")), []);
+    assert_eq!(statement(&entries).teachers(), std::collections::BTreeSet::from(["t"]));
+
+    // A late answer to the unknown call counts on the day of its hold.
+    let late = Entry {
+        at: Timestamp(entries.last().unwrap().at.0),
+        fact: match entries[7].fact.clone() {
+            Fact::Settled { usage, fee, whole_hold, media, items, .. } => Fact::Settled {
+                hold: HoldId(2),
+                usage,
+                fee: Amount { calls: 1, ..fee },
+                whole_hold,
+                media,
+                items: items[..1].to_vec(),
+            },
+            other => panic!("{other:?}"),
+        },
+    };
+    entries.push(late);
+    assert_eq!(rows(&entries, None, None, None)[1], ("2026-11-03 m".to_owned(), settled));
+
+    // Without a price nothing bounds the dollars.
+    let mut unpriced = history();
+    let Fact::Reserved { price, amount, .. } = &mut unpriced[3].fact else { unreachable!() };
+    (*price, amount.tokens, amount.usd) = (None, 0, Usd::ZERO);
+    let doubt = &rows(&unpriced, None, None, None)[1].1.open[0];
+    assert_eq!((doubt.tokens, doubt.usd), (None, None));
 }
