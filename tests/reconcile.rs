@@ -32,7 +32,8 @@ fn days(server: &TestServer) -> Vec<String> {
 
 /// The bill in three forms: OpenAI's usage and costs exports, and a CSV of a provider's own.
 fn exports(upstream: &Upstream, server: &TestServer) {
-    let mut usage = "start_time_iso,model,num_model_requests,input_tokens,output_tokens,input_cached_tokens\n".to_owned();
+    let mut usage =
+        "start_time_iso,model,num_model_requests,input_tokens,output_tokens,input_cached_tokens\n".to_owned();
     let mut costs = "start_time_iso,amount_value,amount_currency,line_item\n".to_owned();
     let mut own = "Day,Name,Requests,Tokens,Dollars\n".to_owned();
     let (charges, days) = (upstream.charges(), days(server));
@@ -41,7 +42,8 @@ fn exports(upstream: &Upstream, server: &TestServer) {
         let usd = Bill::of(std::slice::from_ref(charge), |_| true).usd();
         let (input, output) = (charge.input_tokens, charge.output_tokens);
         let cached = charge.cached_tokens;
-        writeln!(usage, "{day}T00:00:00+00:00,scripted-2026-01-01,1.0,{input}.0,{output}.0,{cached}.0").unwrap();
+        writeln!(usage, "{day}T00:00:00+00:00,scripted-2026-01-01,1.0,{input}.0,{output}.0,{cached}.0")
+            .unwrap();
         writeln!(costs, "{day}T00:00:00+00:00,{usd}0000000,usd,\"scripted, Input\"").unwrap();
         writeln!(own, "{day},\"Scripted \"\"One\"\"\",1,{},{usd}", input + output).unwrap();
     }
@@ -114,16 +116,22 @@ async fn an_unknown_call_that_was_billed_is_named() {
     let shown = reconcile(&server, "usage.csv", &[], 1);
     let row = shown["rows"].as_array().unwrap().iter().find(|row| row["adds_up"] == false).unwrap();
     assert_eq!((&row["model"], &row["unknown"][0]["id"]), (&json!("scripted"), &id), "{row}");
-    for (figure, finding) in
-        [("calls", "unknown_calls"), ("input", "unknown_calls"), ("output", "unknown_calls"), ("cached_input", "equal")]
-    {
+    for (figure, finding) in [
+        ("calls", "unknown_calls"),
+        ("input", "unknown_calls"),
+        ("output", "unknown_calls"),
+        ("cached_input", "equal"),
+    ] {
         assert_eq!(row["figures"][figure]["finding"], finding, "{row}");
     }
     assert_eq!(row["figures"]["calls"]["delta"], 1);
     let output = server.run(&["audit", "--reconcile", "usage.csv"]);
     let page = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(page.contains(&format!("call {id} (unknown, up to ")) && page.contains("would explain it"), "{page}");
+    assert!(
+        page.contains(&format!("call {id} (unknown, up to ")) && page.contains("would explain it"),
+        "{page}"
+    );
 
     // Its dollars lie within what is held; once it is closed as billed, the whole hold is charged, and named.
     let usd = |shown: &Value| shown["totals"]["figures"]["usd"].clone();
@@ -153,7 +161,11 @@ async fn what_cannot_be_reconciled_is_refused_by_name() {
         ("own.csv", &["--format", "generic"], &["--format generic", "--columns day="]),
         ("own.csv", &["--format", "openai", OWN[0], OWN[1]], &["`--columns`"]),
         ("own.csv", &["--columns", "day=Day,model=Nmae,usd=Dollars"], &["`Nmae`", "did you mean `Name`?"]),
-        ("own.csv", &["--columns", "day=Name,model=Name,usd=Dollars"], &["line 2", "column `Name`", "no day"]),
+        (
+            "own.csv",
+            &["--columns", "day=Name,model=Name,usd=Dollars"],
+            &["line 2", "column `Name`", "no day"],
+        ),
         ("usage.csv", &["--teacher", "scriptde"], &["`scriptde`", "did you mean `scripted`?"]),
         ("usage.csv", &["--rename", "scripte=m"], &["`scripte`", "did you mean `scripted`?"]),
         ("usage.csv", &["--since", "2026-01-01T01:00:00Z"], &["`--since`", "name a day"]),

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use tuition_ledger::{
-    Amount, Book, Bought, Bound, Budget, By, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId, InputBound,
-    Limit, OpenCall, Origin, OutputBound, Price, QueryKey, Quote, Scope, Statement, Tally, Timestamp, Usage, Usd, View,
-    WholeCall, Who, Window,
+    Amount, Book, Bought, Bound, Budget, By, Cause, Claim, Entry, Exchange, Fact, HeldItem, HoldId,
+    InputBound, Limit, OpenCall, Origin, OutputBound, Price, QueryKey, Quote, Scope, Statement, Tally,
+    Timestamp, Usage, Usd, View, Who, WholeCall, Window,
 };
 
 fn usd(text: &str) -> Usd {

@@ -231,7 +231,12 @@ impl Cells<'_> {
     }
 
     fn wrong(&self, at: usize, what: String) -> BillError {
-        BillError::Cell { file: self.file.to_owned(), line: self.line(), column: self.found[at].clone(), what }
+        BillError::Cell {
+            file: self.file.to_owned(),
+            line: self.line(),
+            column: self.found[at].clone(),
+            what,
+        }
     }
 }
 
@@ -269,7 +274,8 @@ fn row(
         return Err(cells.wrong(at, what));
     }
     let day = number::day(cells.text(places.day)).map_err(|what| cells.wrong(places.day, what))?;
-    let model = if form.lists_items { model.rsplit_once(", ").map_or(model, |(model, _)| model) } else { model };
+    let model =
+        if form.lists_items { model.rsplit_once(", ").map_or(model, |(model, _)| model) } else { model };
     Ok(Some((day, (!model.is_empty()).then(|| model.to_owned()), billed)))
 }
 

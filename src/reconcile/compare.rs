@@ -128,7 +128,8 @@ pub(super) fn compare(bill: &Bill, bought: Rows<Bought>, terms: &Terms) -> Compa
     let (mut all_billed, mut all_recorded) = (Billed::default(), Bought::default());
     let mut rows = BTreeMap::new();
     for key in keys {
-        let (there, here) = (billed.remove(&key).unwrap_or_default(), recorded.remove(&key).unwrap_or_default());
+        let (there, here) =
+            (billed.remove(&key).unwrap_or_default(), recorded.remove(&key).unwrap_or_default());
         all_billed.absorb(&there);
         all_recorded.absorb(&here);
         rows.insert(key, row(&bill.columns, there, here, terms));
@@ -158,7 +159,11 @@ fn row(columns: &BTreeSet<Column>, billed: Billed, bought: Bought, terms: &Terms
         let bill = billed.figures.get(column).copied().unwrap_or_default();
         let recorded = recorded(&bought, *column);
         let rounds = *column == Column::Usd && is_rounding(bill, recorded, &billed, &bought, terms);
-        let finding = if rounds && bill != recorded { Finding::Rounding } else { finding(*column, bill, recorded, &bought) };
+        let finding = if rounds && bill != recorded {
+            Finding::Rounding
+        } else {
+            finding(*column, bill, recorded, &bought)
+        };
         Figure { column: *column, bill, recorded, finding }
     };
     let figures = columns.iter().map(figure).collect();
@@ -182,7 +187,8 @@ fn recorded(bought: &Bought, column: Column) -> u128 {
 /// Whether the dollars differ by rounding alone: the bill's, to the places that it is said to have, or the record's,
 /// which rounds each fee up to a nano-dollar where the bill has finer amounts.
 fn is_rounding(bill: u128, recorded: u128, billed: &Billed, bought: &Bought, terms: &Terms) -> bool {
-    let finer = billed.finer && recorded.checked_sub(bill).is_some_and(|over| over < u128::from(bought.requests) * UNITS_A_NANO);
+    let finer = billed.finer
+        && recorded.checked_sub(bill).is_some_and(|over| over < u128::from(bought.requests) * UNITS_A_NANO);
     let coarser = terms.places.is_some_and(|places| {
         let cell = 10_u128.pow(PLACES.saturating_sub(u32::from(places)));
         bill.abs_diff(recorded) < u128::from(billed.usd_cells) * cell

@@ -171,7 +171,8 @@ impl Format {
 /// # Errors
 /// A word that is no `KEY=COLUMN`, a key that is not known or stands twice, no day or model, no figure.
 pub(super) fn mapped(words: &[String]) -> Result<Form, Trouble> {
-    let known: Vec<&str> = ["day", "model", "currency"].into_iter().chain(Column::ALL.map(Column::name)).collect();
+    let known: Vec<&str> =
+        ["day", "model", "currency"].into_iter().chain(Column::ALL.map(Column::name)).collect();
     let mut map = BTreeMap::new();
     for word in words {
         let Some((key, column)) = word.split_once('=').filter(|(_, column)| !column.is_empty()) else {

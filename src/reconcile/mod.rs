@@ -9,7 +9,7 @@ mod form;
 mod number;
 mod page;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -163,12 +163,16 @@ fn known_teacher(name: &str, statement: &Statement) -> Result<(), Trouble> {
 fn renamed(
     renamed: &[(String, String)],
     models: &BTreeSet<&str>,
-) -> Result<std::collections::BTreeMap<String, String>, Trouble> {
+) -> Result<BTreeMap<String, String>, Trouble> {
     for (from, _) in renamed {
         if !models.contains(from.as_str()) {
-            let what = format!("`--rename` names `{from}`, and neither the export nor the record has such a model");
+            let what =
+                format!("`--rename` names `{from}`, and neither the export nor the record has such a model");
             let near = nearest(from, models.iter().copied());
-            return Err(Trouble::usage(what, near.map_or(String::new(), |near| format!("did you mean `{near}`?"))));
+            return Err(Trouble::usage(
+                what,
+                near.map_or(String::new(), |near| format!("did you mean `{near}`?")),
+            ));
         }
     }
     Ok(renamed.iter().cloned().collect())

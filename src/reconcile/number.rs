@@ -67,7 +67,8 @@ pub(super) fn dollars(text: &str) -> Result<u128, String> {
 /// A day: `2026-11-01`, a moment in UTC, or seconds since 1970.
 pub(super) fn day(text: &str) -> Result<Day, String> {
     const DAY_S: u64 = 86_400;
-    let wrong = || format!("`{}` is no day (2026-11-01), no moment in UTC and no Unix time", text.escape_debug());
+    let wrong =
+        || format!("`{}` is no day (2026-11-01), no moment in UTC and no Unix time", text.escape_debug());
     if digits(text.strip_suffix(".0").unwrap_or(text)) {
         let seconds = text.strip_suffix(".0").unwrap_or(text).parse::<u64>().map_err(|_| wrong())?;
         return u32::try_from(seconds / DAY_S).map(Day).map_err(|_| wrong());
@@ -144,7 +145,8 @@ mod tests {
         ] {
             assert_eq!(day(text).ok(), expected, "{text}");
         }
-        for text in ["", "2025-10-05T00:00:00+02:00", "05.10.2025", "2025-10-05T", "yesterday", "2025-10-32"] {
+        for text in ["", "2025-10-05T00:00:00+02:00", "05.10.2025", "2025-10-05T", "yesterday", "2025-10-32"]
+        {
             assert!(day(text).is_err(), "{text}");
         }
     }

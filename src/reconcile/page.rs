@@ -101,7 +101,10 @@ impl Shown<'_> {
             .collect();
         names.sort();
         names.dedup();
-        notes.extend(names.into_iter().map(|(name, model)| format!("the bill's `{name}` is the record's `{model}`")));
+        let name_of = |(name, model): (&String, &String)| {
+            format!("the bill's `{}` is the record's `{model}`", name.replace(char::is_control, "?"))
+        };
+        notes.extend(names.into_iter().map(name_of));
         if self.discrepancies > 0 {
             notes.push(format!(
                 "the record itself has {} discrepancies: `tuition audit` lists them",
@@ -114,6 +117,8 @@ impl Shown<'_> {
 
 /// A line for each figure of a row.
 fn cells(day: &str, model: &str, row: &Row, explained: bool) -> Vec<Vec<String>> {
+    // A name in somebody else's file must not command a terminal.
+    let model = model.replace(char::is_control, "?");
     let line = |figure: &Figure| {
         let why = if explained { why(figure, row) } else { String::new() };
         let [bill, statement] = [figure.bill, figure.recorded].map(|value| text(figure.column, value));
@@ -122,7 +127,8 @@ fn cells(day: &str, model: &str, row: &Row, explained: bool) -> Vec<Vec<String>>
             std::cmp::Ordering::Less | std::cmp::Ordering::Equal => "",
         };
         let delta = format!("{sign}{}", delta(figure));
-        vec![day.to_owned(), model.to_owned(), figure.column.name().to_owned(), bill, statement, delta, why]
+        let what = figure.column.name().to_owned();
+        vec![day.to_owned(), model.clone(), what, bill, statement, delta, why]
     };
     row.figures.iter().map(line).collect()
 }
@@ -149,7 +155,8 @@ fn row_json(row: &Row) -> Map<String, Value> {
             .collect::<Vec<_>>()
     };
     let whole = row.bought.whole.iter();
-    let whole = whole.map(|call| json!({"id": call.hold.0, "tokens": call.tokens, "usd": call.usd.to_string()}));
+    let whole =
+        whole.map(|call| json!({"id": call.hold.0, "tokens": call.tokens, "usd": call.usd.to_string()}));
     Map::from_iter([
         ("figures".to_owned(), Value::Object(row.figures.iter().map(figure).collect())),
         ("adds_up".to_owned(), json!(row.adds_up())),
@@ -198,10 +205,15 @@ fn why(figure: &Figure, row: &Row) -> String {
             } else {
                 String::new()
             };
-            format!("within what was charged whole, without a stated usage: {}{also}", listed(whole, of_whole))
+            format!(
+                "within what was charged whole, without a stated usage: {}{also}",
+                listed(whole, of_whole)
+            )
         }
         Finding::Unpriced => format!("{unpriced} recorded calls have no price"),
-        Finding::Unexplained if *requests == 0 && open.is_empty() => "the record has no such calls".to_owned(),
+        Finding::Unexplained if *requests == 0 && open.is_empty() => {
+            "the record has no such calls".to_owned()
+        }
         Finding::Unexplained => "no unknown call explains it".to_owned(),
         Finding::Overcounted if row.figures.iter().all(|figure| figure.bill == 0) => {
             "the bill has no such calls".to_owned()

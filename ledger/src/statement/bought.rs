@@ -80,7 +80,12 @@ impl Bought {
             Outcome::Free => return,
             Outcome::UnderWay | Outcome::Unknown(_) => {
                 let under_way = line.outcome == Outcome::UnderWay;
-                return self.open.push(OpenCall { hold, under_way, tokens: line.most_tokens(), usd: line.most_usd() });
+                return self.open.push(OpenCall {
+                    hold,
+                    under_way,
+                    tokens: line.most_tokens(),
+                    usd: line.most_usd(),
+                });
             }
             Outcome::Settled(fee) => *fee,
         };

@@ -35,7 +35,8 @@ fn unknown(id: u64, tokens: Option<u64>, nanos: Option<u64>) -> OpenCall {
 
 #[track_caller]
 fn check(column: Column, bill_figure: u128, record: &Bought, expected: Finding) {
-    let compared = compare(&bill(&[("m", &[(column, bill_figure)])]), bought(&[("m", record)]), &Terms::default());
+    let compared =
+        compare(&bill(&[("m", &[(column, bill_figure)])]), bought(&[("m", record)]), &Terms::default());
     assert_eq!(compared.totals.figures[0].finding, expected, "{column:?} {bill_figure} {record:?}");
     assert_eq!(compared.adds_up(), expected.adds_up());
 }

@@ -79,6 +79,12 @@ fn a_comparison_is_a_page() {
 }
 
 #[test]
+fn a_models_name_does_not_command_the_terminal() {
+    let row = compared().rows.into_values().next().unwrap();
+    assert_eq!(cells("2025-11-01", "m\u{1b}[2J\n", &row, false)[0][1], "m?[2J?");
+}
+
+#[test]
 fn dollars_have_nine_places() {
     let figure = |bill, recorded| Figure { column: Column::Usd, bill, recorded, finding: Finding::Equal };
     for (bill, recorded, expected) in [
