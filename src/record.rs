@@ -8,18 +8,18 @@ use std::thread::ScopedJoinHandle;
 
 use serde_json::Value;
 use tuition_ledger::{
-    Amount, Asked, Book, Discrepancy, Entries, Head, OpenError, Present, ReadError, Settled, Standing,
-    Statement, StoreUrl, Timestamp, Unit, Usd, View, read_entries,
+    Amount, Asked, Book, Discrepancy, Gap, Head, OpenError, Present, ReadError, Settled, Standing, Statement,
+    StoreUrl, Survey, Timestamp, Unit, Usd, View, read_entries, survey_entries,
 };
 
 use crate::config::Config;
 use crate::open;
 use crate::words::Trouble;
 
-/// The entries of a store; none where there is no store yet.
-fn entries(store: &StoreUrl) -> Result<Option<Entries>, OpenError> {
-    match read_entries(store) {
-        Ok(entries) => Ok(Some(entries)),
+/// What was opened; none where there is no store yet.
+fn present<E>(opened: Result<E, OpenError>) -> Result<Option<E>, OpenError> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
         Err(OpenError::Absent(_)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -31,14 +31,14 @@ fn entries(store: &StoreUrl) -> Result<Option<Entries>, OpenError> {
 /// The record cannot be read.
 pub(crate) fn statement(store: &StoreUrl) -> Result<Statement, OpenError> {
     let mut statement = Statement::default();
-    for read in entries(store)?.into_iter().flatten() {
+    for read in present(read_entries(store))?.into_iter().flatten() {
         statement.add(&read?.entry);
     }
     Ok(statement)
 }
 
 /// A statement whose every claim was checked: chain and checksums, the book beside the statement, every answer under
-/// its key. What does not hold is among its discrepancies.
+/// its key. What does not hold is among its discrepancies, every damage one; reading goes on behind it.
 ///
 /// # Errors
 /// The record cannot be opened at all.
@@ -51,7 +51,7 @@ pub(crate) fn verified(store: &StoreUrl) -> Result<Statement, OpenError> {
 /// # Errors
 /// The record cannot be opened at all.
 pub(crate) fn proven(store: &StoreUrl) -> Result<(Statement, Vec<Head>), OpenError> {
-    match entries(store)? {
+    match present(survey_entries(store))? {
         None => Ok((Statement::default(), Vec::new())),
         // Answers are unpacked and hashed in a thread of their own: that is half of the work.
         Some(mut entries) => Ok(std::thread::scope(|threads| {
@@ -69,7 +69,7 @@ const WAITING_MAX: usize = 4;
 
 /// Both folds in one pass; what is settled goes to `answers`, and what comes of that from `checked`.
 fn fold(
-    entries: &mut Entries,
+    entries: &mut Survey,
     answers: SyncSender<Vec<Settled>>,
     checked: ScopedJoinHandle<'_, Vec<Discrepancy>>,
 ) -> Statement {
@@ -80,17 +80,19 @@ fn fold(
             Ok(read) => read,
             Err(error) => {
                 statement.report(damage(number + 1, &error));
-                break;
+                continue;
             }
         };
         number = read.number;
+        statement.expect(number);
         statement.add(&read.entry);
         if let Err(error) = book.apply(&read.entry) {
-            statement.report(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
+            statement
+                .report_unfit(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
         }
         match asked.take(read) {
             Ok(settled) => hand.extend(settled),
-            Err(error) => statement.report(damage(number, &error)),
+            Err(error) => statement.report_unfit(damage(number, &error)),
         }
         if hand.len() >= HANDED {
             // It ends only after this: if it panicked, joining says so.
@@ -99,8 +101,15 @@ fn fold(
     }
     let _ = answers.send(hand);
     drop(answers);
-    for what in differences(&book.present(Timestamp::default()), &statement.to_json(&View::default())) {
-        statement.report(Discrepancy { entry: number, what });
+    match statement.gap() {
+        // Two folds of what is left need not agree: each meets what is missing in its own way.
+        Some(gap) => statement.report(incomplete(gap)),
+        None => {
+            let stated = statement.to_json(&View::default());
+            for what in differences(&book.present(Timestamp::default()), &stated) {
+                statement.report(Discrepancy { entry: number, what });
+            }
+        }
     }
     match checked.join() {
         Ok(found) => found.into_iter().for_each(|found| statement.report(found)),
@@ -122,6 +131,15 @@ fn check(settled: Settled) -> Vec<Discrepancy> {
             .collect(),
         Err(error) => vec![damage(0, &error)],
     }
+}
+
+fn incomplete(gap: Gap) -> Discrepancy {
+    let Gap { behind, unlisted } = gap;
+    let mut what = format!("figures behind entry {behind} are not complete");
+    if unlisted > 0 {
+        what = format!("{what}: what follows from that ({unlisted} findings) is not listed");
+    }
+    Discrepancy { entry: behind, what }
 }
 
 fn damage(entry: u64, error: &ReadError) -> Discrepancy {

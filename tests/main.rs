@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stderr, reason = "a failed test shows what the server said")]
 
+mod audit;
 mod backup;
 mod bad_input;
 mod demo;

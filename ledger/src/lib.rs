@@ -29,13 +29,13 @@ pub use desk::order::{Forward, Item, Mode, Order};
 pub use desk::teacher::{Billing, Failure, Reply, Teacher};
 pub use desk::{Bounds, Desk, DeskError, Outcome, Served, ServedItem, Settings, Streamed};
 pub use entry::{Cause, Entry, Exchange, Fact, HeldItem, HoldId, Origin, SettledItem, Tally};
-pub use journal::{Blob, JournalError};
+pub use journal::{Blob, Fault, JournalError};
 pub use json::{Json, JsonError};
 pub use money::{Amount, Usd};
 pub use price::{Bound, Fee, InputBound, OutputBound, Price, PriceBook, PriceDigest, Quote, Unbounded};
 pub use query::{Query, QueryKey};
 pub use seal::{Seal, SealError, SealKey, SealKeyError, SealedHead};
-pub use statement::{Bought, By, Discrepancy, OpenCall, Overrun, Statement, View, WholeCall};
+pub use statement::{Bought, By, Discrepancy, Gap, OpenCall, Overrun, Statement, View, WholeCall};
 pub use store::copy::{Copied, CopyError, copy_store};
 pub use store::embedded::{
     Backup, Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, backup, examine,
@@ -44,8 +44,8 @@ pub use store::embedded::{
 pub use store::open::{OpenStore, open_store};
 pub use store::postgres::{OpenedPostgres, Postgres, Replica};
 pub use store::read::{
-    Asked, Entries, Head, ReadEntry, ReadError, Recorded, Records, Settled, read_entries, records,
-    records_of_run,
+    Asked, Entries, Head, ReadEntry, ReadError, Recorded, Records, Settled, Survey, read_entries, records,
+    records_of_run, survey_entries,
 };
 pub use store::socket::Remote;
 pub use store::url::{DatabaseUrl, StoreUrl, StoreUrlError};

@@ -118,7 +118,19 @@ pub struct Statement {
     discrepancies: Vec<Discrepancy>,
     overruns: Vec<Overrun>,
     entries: u64,
+    /// The number of the last entry: that of `entries`, unless some are missing.
+    number: u64,
+    gap: Option<Gap>,
     last_at: Timestamp,
+}
+
+/// Entries that are missing, and what did not fit behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The number of the last entry in front of the first that is missing.
+    pub behind: u64,
+    /// Findings that may follow from that; they are not listed.
+    pub unlisted: u64,
 }
 
 /// Sums of the three parts, wide enough for any record.
@@ -169,11 +181,21 @@ fn limits(limit: &Limit) -> [Option<u64>; 3] {
 const UNITS: [&str; 3] = ["calls", "tokens", "usd"];
 
 impl Statement {
+    /// Says the number of the entry that is added next. Where that leaves some out, the figures are not complete, and what
+    /// does not fit the entries before it is counted from here on, not listed.
+    pub fn expect(&mut self, number: u64) {
+        if number != self.number + 1 {
+            self.gap.get_or_insert(Gap { behind: self.number, unlisted: 0 });
+        }
+        self.number = number.saturating_sub(1);
+    }
+
     /// Adds the next entry.
     pub fn add(&mut self, entry: &Entry) {
         self.entries += 1;
+        self.number += 1;
         if entry.at < self.last_at {
-            self.find(format!(
+            self.find_here(format!(
                 "its time, {}, is before the entry in front of it, {}",
                 entry.at, self.last_at
             ));
@@ -183,7 +205,7 @@ impl Statement {
             Fact::Opened { .. } | Fact::Closed => {}
             Fact::Priced { digest, price } => {
                 if price.digest() != *digest {
-                    self.find(format!(
+                    self.find_here(format!(
                         "price `{}` of model `{}` does not match its digest",
                         digest.0, price.model
                     ));
@@ -226,6 +248,19 @@ impl Statement {
         self.discrepancies.push(discrepancy);
     }
 
+    /// Adds what the caller found and what may follow from entries that are missing: where some are, it is counted only.
+    pub fn report_unfit(&mut self, discrepancy: Discrepancy) {
+        match &mut self.gap {
+            Some(gap) => gap.unlisted += 1,
+            None => self.discrepancies.push(discrepancy),
+        }
+    }
+
+    /// What is missing of the entries, if something is.
+    pub fn gap(&self) -> Option<Gap> {
+        self.gap
+    }
+
     /// Calls that cost more than was held for them.
     pub fn overruns(&self) -> &[Overrun] {
         &self.overruns
@@ -259,8 +294,14 @@ impl Statement {
         })
     }
 
+    /// Something that does not fit the entries before.
     fn find(&mut self, what: String) {
-        self.discrepancies.push(Discrepancy { entry: self.entries, what });
+        self.report_unfit(Discrepancy { entry: self.number, what });
+    }
+
+    /// Something that is wrong with the entry whatever stands before it.
+    fn find_here(&mut self, what: String) {
+        self.report(Discrepancy { entry: self.number, what });
     }
 
     fn reserved(&mut self, at: Timestamp, id: HoldId, asked: Asked, held: Amount) {
@@ -345,6 +386,7 @@ impl Statement {
         items: &[SettledItem],
     ) {
         let mut found = Vec::new();
+        let mut shares_differ = false;
         if let Some(asked) = self.asked.get(&id) {
             let held = self.lines[&id].held;
             let keys = items.iter().map(|item| item.key);
@@ -365,13 +407,16 @@ impl Statement {
                 }
             }
             if shares != figures(fee).map(u128::from) {
-                found.push(format!("the shares of hold {} do not add up to its fee", id.0));
+                shares_differ = true;
             }
             if figures(fee).iter().zip(figures(held)).any(|(fee, held)| *fee > held) && asked.bounded() {
                 self.overruns.push(Overrun { hold: id, held, fee });
             }
         }
         found.into_iter().for_each(|what| self.find(what));
+        if shares_differ {
+            self.find_here(format!("the shares of hold {} do not add up to its fee", id.0));
+        }
         if let Some(line) = self.lines.get_mut(&id)
             && matches!(line.outcome, Outcome::UnderWay | Outcome::Unknown(_))
         {

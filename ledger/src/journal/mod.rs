@@ -9,15 +9,18 @@ mod record;
 mod scan;
 #[cfg(any(test, feature = "fuzzing"))]
 mod sealed;
+mod survey;
 
 use std::io;
 
 pub use frame::Blob;
 pub(crate) use frame::{BodyFault, Draft, Packed, erased, read_answer, read_apart, read_payload};
 pub(crate) use record::{blobs_of_items, pack_settlement, unpack_item, unpack_settlement};
-pub(crate) use scan::{Frame, Frames, Step, Torn, judge, next_header, read_frame};
+pub(crate) use scan::{Frame, Frames, Step, Torn, judge, next_header, read_frame, whole};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use sealed::sealed;
+pub use survey::Fault;
+pub(crate) use survey::Survey;
 
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -69,6 +72,9 @@ pub enum JournalError {
         #[source]
         source: serde_json::Error,
     },
+    /// A part of the journal is damaged, missing or out of place; reading went on behind it.
+    #[error(transparent)]
+    Unfit(#[from] Fault),
     /// Larger than a limit of the format.
     #[error("{what} of {bytes} bytes is larger than the {max} bytes that the journal takes")]
     TooLarge {

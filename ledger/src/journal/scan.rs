@@ -173,7 +173,7 @@ fn number_at(source: &(impl Source + ?Sized), file: &FileHeader, offset: u64) ->
     Ok(if position == offset { number } else { 0 })
 }
 
-fn frame_bytes(header: &Header) -> u64 {
+pub(super) fn frame_bytes(header: &Header) -> u64 {
     HEADER_BYTES as u64 + u64::from(header.payload_bytes) + header.blobs_bytes
 }
 
@@ -231,6 +231,13 @@ pub(crate) fn judge(
         from = offset + 1;
     }
     Ok(torn)
+}
+
+/// Refuses a journal that ends where a frame ends, but before a place that somebody saw durable.
+pub(crate) fn whole(number: u64, length: u64, stood: Option<(u64, &str)>) -> Result<(), JournalError> {
+    let Some((stood, witness)) = stood.filter(|(stood, _)| *stood > length) else { return Ok(()) };
+    let why = format!("it is missing, though {witness} saw the journal durable up to offset {stood}");
+    Err(JournalError::Corrupt { number: number + 1, offset: length, why })
 }
 
 /// The first header of this journal at or behind `from`, wherever it stands.

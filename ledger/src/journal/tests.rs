@@ -7,7 +7,8 @@ use crate::money::Amount;
 use crate::store::samples::{calls, claim, key, price, settlement};
 use crate::time::Timestamp;
 
-const HEADER: FileHeader = FileHeader { writer: *b"0123456789abcdef", created_ms: 1_795_374_245_000 };
+pub(super) const HEADER: FileHeader =
+    FileHeader { writer: *b"0123456789abcdef", created_ms: 1_795_374_245_000 };
 /// Format 1, as version 0.1.0 wrote it. It may never change; a new format gets a new number.
 const GOLDEN: &[u8] = include_bytes!("../../tests/data/journal-1");
 
@@ -55,7 +56,7 @@ fn entries() -> Vec<(Entry, Vec<Vec<u8>>)> {
 }
 
 /// The journal of [`entries`], each synced before the next, and where each begins.
-fn written() -> (Vec<u8>, Vec<u64>) {
+pub(super) fn written() -> (Vec<u8>, Vec<u64>) {
     let mut bytes = HEADER.encode().to_vec();
     let (mut chain, mut offsets) = (HEADER.chain(), Vec::new());
     for (index, (entry, blobs)) in entries().into_iter().enumerate() {

@@ -75,6 +75,7 @@ impl ReadError {
                 JournalError::Corrupt { number, .. } | JournalError::NotUnderstood { number, .. },
             )
             | Self::Damaged { number, .. } => Some(*number),
+            Self::Journal(JournalError::Unfit(fault)) => Some(fault.entry()),
             Self::Journal(_) | Self::Database(_) => None,
         }
     }
@@ -96,6 +97,17 @@ pub struct Entries(Source);
 #[derive(Debug)]
 enum Source {
     Journal(embedded::Entries),
+    Log(postgres::Log),
+}
+
+/// The entries of a record that can be read, in the order of their numbers, and every damage between them.
+#[derive(Debug)]
+pub struct Survey(Surveyed);
+
+#[derive(Debug)]
+enum Surveyed {
+    Journal(Box<embedded::Surveyed>),
+    /// Ends at its first damage.
     Log(postgres::Log),
 }
 
@@ -144,6 +156,18 @@ pub fn read_entries(url: &StoreUrl) -> Result<Entries, OpenError> {
         }
         StoreUrl::Postgres(url) => postgres::read_log(url).map(|log| Entries(Source::Log(log))),
     }
+}
+
+/// As [`read_entries`], but reads on behind damage: each error is one damage, and an entry behind it may follow. What a
+/// PostgreSQL database holds is read up to its first damage.
+///
+/// # Errors
+/// There is no store, it is newer, or nothing of it can be read.
+pub fn survey_entries(url: &StoreUrl) -> Result<Survey, OpenError> {
+    Ok(Survey(match url {
+        StoreUrl::Sled(folder) => Surveyed::Journal(Box::new(embedded::survey_entries(folder)?)),
+        StoreUrl::Postgres(url) => Surveyed::Log(postgres::read_log(url)?),
+    }))
 }
 
 /// All records of the store at `url`.
@@ -201,6 +225,27 @@ impl Iterator for Entries {
 }
 
 impl FusedIterator for Entries {}
+
+impl Survey {
+    /// Where the chain of every writer stands after the entries that were read so far, as it is recorded.
+    pub fn heads(&self) -> Vec<Head> {
+        match &self.0 {
+            Surveyed::Journal(entries) => vec![entries.head()],
+            Surveyed::Log(log) => log.heads(),
+        }
+    }
+}
+
+impl Iterator for Survey {
+    type Item = Result<ReadEntry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Surveyed::Journal(entries) => entries.next().map(|read| read.map_err(ReadError::Journal)),
+            Surveyed::Log(log) => log.next(),
+        }
+    }
+}
 
 impl ReadEntry {
     fn damaged(number: u64, offset: u64, why: &str) -> ReadError {

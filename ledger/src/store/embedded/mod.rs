@@ -44,7 +44,7 @@ pub use index::Filling;
 pub use opening::{OpenError, Opened, Recovery};
 pub use owner::Owner;
 pub(crate) use owner::own;
-pub(crate) use read::{Entries, read_entries};
+pub(crate) use read::{Entries, Surveyed, read_entries, survey_entries};
 pub use repair::{Damage, Later, Repaired, examine, repair};
 pub(crate) use transcript::Transcript;
 

@@ -13,7 +13,7 @@ use super::erase::Forgotten;
 use super::place::Place;
 use crate::book::Book;
 use crate::entry::{Fact, HoldId};
-use crate::journal::{FILE_HEADER_BYTES, FileHeader, Frame, Frames, JournalError, Step, Torn, judge};
+use crate::journal::{FILE_HEADER_BYTES, FileHeader, Frame, Frames, JournalError, Step, Torn, judge, whole};
 use crate::query::QueryKey;
 
 /// What the store remembers of a hold that is under way or unknown.
@@ -186,11 +186,4 @@ pub(crate) fn recover(
     }
     whole(state.number, length, stood)?;
     Ok((state, None))
-}
-
-/// Refuses a journal that ends where a frame ends, but before a place that somebody saw durable.
-pub(crate) fn whole(number: u64, length: u64, stood: Option<(u64, &str)>) -> Result<(), JournalError> {
-    let Some((stood, witness)) = stood.filter(|(stood, _)| *stood > length) else { return Ok(()) };
-    let why = format!("it is missing, though {witness} saw the journal durable up to offset {stood}");
-    Err(JournalError::Corrupt { number: number + 1, offset: length, why })
 }

@@ -16,11 +16,11 @@ use super::checkpoint::{CHECKPOINT, Checkpoint};
 use super::disk::{JOURNAL, load};
 use super::index::{INDEX, OpenedIndex};
 use super::owner::own;
-use super::recover::{State, whole};
+use super::recover::State;
 use crate::book::OpenHold;
 use crate::entry::{Entry, Fact, HoldId};
 use crate::journal::{
-    FILE_HEADER_BYTES, FileHeader, Frames, JournalError, Source, Step, judge, next_header, read_frame,
+    FILE_HEADER_BYTES, FileHeader, Frames, JournalError, Source, Step, judge, next_header, read_frame, whole,
 };
 use crate::money::Amount;
 use crate::store::socket::client::synced_by_owner;
