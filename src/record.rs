@@ -115,6 +115,7 @@ fn fold(
         Ok(found) => found.into_iter().for_each(|found| statement.report(found)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
+    statement.sort();
     statement
 }
 
@@ -139,7 +140,7 @@ fn incomplete(gap: Gap) -> Discrepancy {
     if unlisted > 0 {
         what = format!("{what}: what follows from that ({unlisted} findings) is not listed");
     }
-    Discrepancy { entry: behind, what }
+    Discrepancy { entry: behind + 1, what }
 }
 
 fn damage(entry: u64, error: &ReadError) -> Discrepancy {

@@ -256,6 +256,11 @@ impl Statement {
         }
     }
 
+    /// Puts what was found into the order of the entries.
+    pub fn sort(&mut self) {
+        self.discrepancies.sort_by_key(|found| found.entry);
+    }
+
     /// What is missing of the entries, if something is.
     pub fn gap(&self) -> Option<Gap> {
         self.gap
