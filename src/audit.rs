@@ -47,12 +47,12 @@ pub(crate) fn run(args: &AuditArgs, globals: &Globals) -> Result<Exit, Trouble> 
         return reconcile::run(file, &args.reconcile, days, args.csv, globals);
     }
     let store = globals.config()?.store;
-    let statement = match args.verify {
-        true => record::verified(&store)?,
-        false => record::statement(&store)?,
+    let (statement, heads) = match args.verify {
+        true => record::proven(&store)?,
+        false => record::read(&store)?,
     };
     let view = View { by: args.by.clone(), since: args.since, until: args.until, now: Some(clock()()) };
-    let stated = statement.to_json(&view);
+    let stated = record::stated(&statement, &heads, &view);
     if globals.json {
         print::json(&stated);
     } else if args.csv {
@@ -171,7 +171,7 @@ fn covers(budget: &Value) -> String {
 }
 
 fn by(stated: &Value, by: &[By]) -> Rows {
-    const FIGURES: [(&str, &str, &str); 7] = [
+    const FIGURES: [(&str, &str, &str); 10] = [
         ("calls", "calls", "settled"),
         ("held", "calls", "reserved"),
         ("unknown", "calls", "unknown"),
@@ -179,6 +179,9 @@ fn by(stated: &Value, by: &[By]) -> Rows {
         ("usd", "usd", "settled"),
         ("usd held", "usd", "reserved"),
         ("usd unknown", "usd", "unknown"),
+        ("known", "served", "known"),
+        ("followed", "served", "followed"),
+        ("refused", "served", "refused"),
     ];
     let names = by.iter().map(|by| by.name());
     let heads = names.clone().chain(FIGURES.iter().map(|(head, ..)| *head)).collect();
@@ -270,6 +273,7 @@ mod tests {
         let mut row = sums;
         row["run"] = json!(null);
         row["model"] = json!("m");
+        row["served"] = json!({"known": 5, "followed": 2, "refused": 9});
         let stated = json!({
             "totals": totals,
             "budgets": [{
@@ -295,8 +299,8 @@ mod tests {
         budget  covers  unit   limit  settled  held  unknown  left
         pilot   run r   calls     10        3     3        1     3
 
-        run  model  calls  held  unknown  tokens          usd     usd held  usd unknown
-          -  m          3     3        1      30  0.000000300  0.000000300  0.000000100
+        run  model  calls  held  unknown  tokens          usd     usd held  usd unknown  known  followed  refused
+          -  m          3     3        1      30  0.000000300  0.000000300  0.000000100      5         2        9
 
         unknown calls, counted in full until `tuition resolve` closes them:
         call  at                        teacher  run  model  calls          usd  why
@@ -322,8 +326,8 @@ mod tests {
         ");
         let (heads, rows) = by(&stated, &[By::Run]);
         insta::assert_snapshot!(print::csv(&heads, &rows), @r"
-        run,calls,held,unknown,tokens,usd,usd held,usd unknown
-        -,3,3,1,30,0.000000300,0.000000300,0.000000100
+        run,calls,held,unknown,tokens,usd,usd held,usd unknown,known,followed,refused
+        -,3,3,1,30,0.000000300,0.000000300,0.000000100,5,2,9
         ");
     }
 }

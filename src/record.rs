@@ -6,7 +6,7 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::ScopedJoinHandle;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tuition_ledger::{
     Amount, Asked, Book, Discrepancy, Gap, Head, OpenError, Present, ReadError, Settled, Standing, Statement,
     StoreUrl, Survey, Timestamp, Unit, Usd, View, read_entries, survey_entries,
@@ -30,11 +30,28 @@ fn present<E>(opened: Result<E, OpenError>) -> Result<Option<E>, OpenError> {
 /// # Errors
 /// The record cannot be read.
 pub(crate) fn statement(store: &StoreUrl) -> Result<Statement, OpenError> {
+    read(store).map(|(statement, _)| statement)
+}
+
+/// The statement of the whole record, and where the chain of each writer ends.
+///
+/// # Errors
+/// The record cannot be read.
+pub(crate) fn read(store: &StoreUrl) -> Result<(Statement, Vec<Head>), OpenError> {
     let mut statement = Statement::default();
-    for read in present(read_entries(store))?.into_iter().flatten() {
+    let Some(mut entries) = present(read_entries(store))? else { return Ok((statement, Vec::new())) };
+    for read in &mut entries {
         statement.add(&read?.entry);
     }
-    Ok(statement)
+    Ok((statement, entries.heads()))
+}
+
+/// The statement as JSON, with the heads of the chains.
+pub(crate) fn stated(statement: &Statement, heads: &[Head], view: &View) -> Value {
+    let mut stated = statement.to_json(view);
+    let head = |head: &Head| json!({"writer": head.writer, "entries": head.entries, "chain": hex::encode(head.chain)});
+    stated["heads"] = heads.iter().map(head).collect();
+    stated
 }
 
 /// A statement whose every claim was checked: chain and checksums, the book beside the statement, every answer under

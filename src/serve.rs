@@ -228,7 +228,7 @@ fn statement(store: &StoreUrl) -> StatementSource {
         Box::pin(async move {
             let read = move || {
                 let now = View { now: Some(open::clock()()), ..View::default() };
-                record::statement(&store).map(|statement| statement.to_json(&now))
+                record::read(&store).map(|(statement, heads)| record::stated(&statement, &heads, &now))
             };
             let stated = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
             stated.map_err(|error| error.to_string())

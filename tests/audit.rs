@@ -194,3 +194,47 @@ async fn every_edit_of_a_copy_is_found_and_named() {
         ],
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cost_nothing_and_what_tokens_were_is_told_by_run() {
+    let upstream = Upstream::start().await;
+    let mut server = TestServer::start(&format!(
+        "{}\n{}\n[[budget]]\nname = \"pilot\"\ncalls = 2\n",
+        teacher(&upstream, ""),
+        price()
+    ));
+    let client = Client::new(&server.url()).with("x-tuition-run", "pilot");
+    let chat = |content: &str| {
+        json!({"model": "scripted", "messages": [{"role": "user", "content": content}]}).to_string()
+    };
+    for (content, status) in
+        [("one", 200), ("two [cached 7]", 200), ("one", 200), ("three", 402), ("four", 402), ("five", 402)]
+    {
+        assert_eq!(
+            client.post("/v1/chat/completions", chat(content)).await.unwrap().status,
+            status,
+            "{content}"
+        );
+    }
+    // A clean end writes what was counted.
+    server.terminate();
+    assert!(server.wait().success());
+    let audit = server.json(&["audit", "--by", "run,day"], 0);
+    let row = audit["by"].as_array().unwrap().iter().find(|row| row["run"] == "pilot").unwrap();
+    for told in [&audit["served"], &row["served"]] {
+        assert_eq!(
+            (&told["known"], &told["followed"], &told["refused"]),
+            (&json!(1), &json!(0), &json!(3)),
+            "{told}"
+        );
+    }
+    let bill = upstream.bill();
+    let kinds = &audit["tokens_by_kind"];
+    assert_eq!((&kinds["cached_input"], &kinds["unstated"]), (&json!(7), &json!(0)), "{kinds}");
+    let sum: u64 = kinds.as_object().unwrap().values().map(|figure| figure.as_u64().unwrap()).sum();
+    assert_eq!(sum, bill.tokens);
+    assert_eq!(&row["tokens_by_kind"], kinds);
+    let heads = audit["heads"].as_array().unwrap();
+    assert_eq!((heads.len(), &heads[0]["entries"]), (1, &audit["entries"]));
+    assert_eq!(heads[0]["chain"].as_str().unwrap().len(), 64);
+}

@@ -16,7 +16,7 @@ use crate::entry::{Cause, Entry, Exchange, Fact, HoldId, SettledItem, Tally};
 use crate::money::{Amount, Usd};
 use crate::price::{Price, PriceDigest};
 use crate::query::QueryKey;
-use crate::time::Timestamp;
+use crate::time::{Day, Timestamp};
 
 mod bought;
 pub use bought::{Bought, OpenCall, WholeCall};
@@ -113,7 +113,8 @@ pub struct Statement {
     answered: BTreeSet<QueryKey>,
     budgets: BTreeMap<String, Budget>,
     prices: BTreeMap<PriceDigest, Price>,
-    tallies: BTreeMap<(Who, String), (u64, u64, Amount)>,
+    /// What cost nothing, by party and the day on which it was counted.
+    tallies: BTreeMap<(Who, String, Day), Served>,
     forgotten: u64,
     discrepancies: Vec<Discrepancy>,
     overruns: Vec<Overrun>,
@@ -131,6 +132,76 @@ pub struct Gap {
     pub behind: u64,
     /// Findings that may follow from that; they are not listed.
     pub unlisted: u64,
+}
+
+/// One row of a statement by some dimensions.
+#[derive(Default)]
+struct Row {
+    sum: Sum,
+    kinds: Kinds,
+    served: Served,
+    exchanges: u64,
+    items: u64,
+}
+
+/// What was answered without a call, and what was refused.
+#[derive(Clone, Copy, Debug, Default)]
+struct Served {
+    known: u64,
+    followed: u64,
+    refused: u64,
+    saved: Amount,
+}
+
+impl Served {
+    fn add(&mut self, other: &Self) {
+        self.known = self.known.saturating_add(other.known);
+        self.followed = self.followed.saturating_add(other.followed);
+        self.refused = self.refused.saturating_add(other.refused);
+        self.saved = self.saved.checked_add(other.saved).unwrap_or(self.saved);
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "known": self.known,
+            "followed": self.followed,
+            "refused": self.refused,
+            "saved": {"calls": self.saved.calls, "usd": self.saved.usd.to_string()},
+        })
+    }
+}
+
+/// Tokens of settled calls by kind; of those without a stated usage nobody knows the kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    kinds: [u128; 5],
+    unstated: u128,
+}
+
+impl Kinds {
+    fn add(&mut self, line: &Line) {
+        match (&line.outcome, line.used) {
+            (Outcome::Settled(_), Some(used)) => {
+                let found = [used.input, used.cached_input, used.cache_write, used.output, used.reasoning];
+                self.kinds.iter_mut().zip(found).for_each(|(sum, figure)| *sum += u128::from(figure));
+            }
+            (Outcome::Settled(fee), None) => self.unstated += u128::from(fee.tokens),
+            _ => {}
+        }
+    }
+
+    fn json(&self) -> Value {
+        let [input, cached_input, cache_write, output, reasoning] =
+            self.kinds.map(|figure| figure_json(1, figure));
+        json!({
+            "input": input,
+            "cached_input": cached_input,
+            "cache_write": cache_write,
+            "output": output,
+            "reasoning": reasoning,
+            "unstated": figure_json(1, self.unstated),
+        })
+    }
 }
 
 /// Sums of the three parts, wide enough for any record.
@@ -234,7 +305,9 @@ impl Statement {
                 });
             }
             Fact::Forgotten { key, .. } => self.forgotten(*key),
-            Fact::Served { tallies } => tallies.iter().for_each(|tally| self.served(tally)),
+            Fact::Served { tallies } => {
+                tallies.iter().for_each(|tally| self.served(tally, entry.at.day()));
+            }
         }
     }
 
@@ -283,15 +356,20 @@ impl Statement {
             view.since.is_none_or(|since| line.at >= since) && view.until.is_none_or(|until| line.at < until)
         };
         let now = view.now.map_or(self.last_at, |now| now.max(self.last_at));
-        let (calls, saved) = self.saved(|_| true);
+        let (calls, saved) = self.saved();
         let mut totals = units(&self.sum(shown));
         totals.insert("saved".into(), json!({"calls": calls, "usd": dollars(saved)}));
+        let (mut kinds, mut served) = (Kinds::default(), Served::default());
+        self.lines.values().filter(|line| shown(line)).for_each(|line| kinds.add(line));
+        self.tallies_of(view).for_each(|(_, found)| served.add(found));
         let by: Vec<Value> = if view.by.is_empty() { Vec::new() } else { self.rows(view, shown) };
         json!({
             "totals": totals,
             "budgets": self.budgets.values().filter(|budget| !budget.limit.is_lifted()).map(|budget| self.budget_json(budget, now)).collect::<Vec<_>>(),
             "by": by,
-            "unknown": self.unknown(shown),
+            "unknown": self.unknown(now, shown),
+            "served": served.json(),
+            "tokens_by_kind": kinds.json(),
             "overruns": self.overruns,
             "discrepancies": self.discrepancies,
             "entries": self.entries,
@@ -497,11 +575,9 @@ impl Statement {
         }
     }
 
-    fn served(&mut self, tally: &Tally) {
-        let sums = self.tallies.entry((tally.who.clone(), tally.model.clone())).or_default();
-        sums.0 = sums.0.saturating_add(tally.known);
-        sums.1 = sums.1.saturating_add(tally.followed);
-        sums.2 = sums.2.checked_add(tally.saved).unwrap_or(sums.2);
+    fn served(&mut self, tally: &Tally, day: Day) {
+        let Tally { who, model, known, followed, saved, refused } = tally.clone();
+        self.tallies.entry((who, model, day)).or_default().add(&Served { known, followed, refused, saved });
     }
 
     fn sum(&self, wanted: impl Fn(&Line) -> bool) -> Sum {
@@ -510,10 +586,17 @@ impl Statement {
         sum
     }
 
-    fn saved(&self, wanted: impl Fn(&(Who, String)) -> bool) -> (u128, u128) {
-        let tallies = self.tallies.iter().filter(|(party, _)| wanted(party));
-        tallies.fold((0, 0), |(calls, usd), (_, (_, _, saved))| {
+    fn saved(&self) -> (u128, u128) {
+        self.tallies.values().fold((0, 0), |(calls, usd), Served { saved, .. }| {
             (calls + u128::from(saved.calls), usd + u128::from(saved.usd.nanos()))
+        })
+    }
+
+    /// What cost nothing, of the days that the view shows.
+    fn tallies_of(&self, view: &View) -> impl Iterator<Item = (&(Who, String, Day), &Served)> {
+        let (since, until) = (view.since, view.until);
+        self.tallies.iter().filter(move |((_, _, day), _)| {
+            since.is_none_or(|since| *day >= since.day()) && until.is_none_or(|until| day.start() < until)
         })
     }
 
@@ -552,33 +635,46 @@ impl Statement {
     }
 
     fn rows(&self, view: &View, shown: impl Fn(&Line) -> bool) -> Vec<Value> {
-        let mut rows: BTreeMap<Vec<Option<String>>, (Sum, u64, u64)> = BTreeMap::new();
+        let mut rows: BTreeMap<Vec<Option<String>>, Row> = BTreeMap::new();
+        let label = |by: &By, who: &Who, model: &String, day: Day| match by {
+            By::Teacher => Some(who.teacher.clone()),
+            By::Run => who.run.clone(),
+            By::Key => who.key.clone(),
+            By::Model => Some(model.clone()),
+            By::Day => Some(day.to_string()),
+        };
         for line in self.lines.values().filter(|line| shown(line)) {
             let (who, model) = &self.parties[line.party];
-            let label = |by: &By| match by {
-                By::Teacher => Some(who.teacher.clone()),
-                By::Run => who.run.clone(),
-                By::Key => who.key.clone(),
-                By::Model => Some(model.clone()),
-                By::Day => Some(line.at.day().to_string()),
-            };
-            let row = rows.entry(view.by.iter().map(label).collect()).or_default();
-            row.0.add(line);
-            row.1 += 1;
-            row.2 += line.keys;
+            let labels = view.by.iter().map(|by| label(by, who, model, line.at.day()));
+            let row = rows.entry(labels.collect()).or_default();
+            row.sum.add(line);
+            row.kinds.add(line);
+            row.exchanges += 1;
+            row.items += line.keys;
         }
-        let row_json = |(labels, (sum, exchanges, items)): (Vec<Option<String>>, (Sum, u64, u64))| {
-            let mut row: Map<String, Value> =
-                view.by.iter().zip(labels).map(|(by, label)| (by.name().to_owned(), json!(label))).collect();
-            row.extend(units(&sum));
-            row.insert("exchanges".into(), json!(exchanges));
-            row.insert("items".into(), json!(items));
-            Value::Object(row)
-        };
+        for ((who, model, day), served) in self.tallies_of(view) {
+            let labels = view.by.iter().map(|by| label(by, who, model, *day));
+            rows.entry(labels.collect()).or_default().served.add(served);
+        }
+        let row_json =
+            |(labels, Row { sum, kinds, served, exchanges, items }): (Vec<Option<String>>, Row)| {
+                let mut row: Map<String, Value> = view
+                    .by
+                    .iter()
+                    .zip(labels)
+                    .map(|(by, label)| (by.name().to_owned(), json!(label)))
+                    .collect();
+                row.extend(units(&sum));
+                row.insert("exchanges".into(), json!(exchanges));
+                row.insert("items".into(), json!(items));
+                row.insert("served".into(), served.json());
+                row.insert("tokens_by_kind".into(), kinds.json());
+                Value::Object(row)
+            };
         rows.into_iter().map(row_json).collect()
     }
 
-    fn unknown(&self, shown: impl Fn(&Line) -> bool) -> Vec<Value> {
+    fn unknown(&self, now: Timestamp, shown: impl Fn(&Line) -> bool) -> Vec<Value> {
         let unknown = self.lines.iter().filter(|(_, line)| shown(line));
         unknown
             .filter_map(|(id, line)| {
@@ -588,6 +684,7 @@ impl Statement {
                 Some(json!({
                     "id": id.0,
                     "at": line.at.to_string(),
+                    "age_s": now.0.saturating_sub(line.at.0) / 1000,
                     "teacher": who.teacher,
                     "run": who.run,
                     "key": who.key,

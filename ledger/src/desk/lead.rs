@@ -110,6 +110,7 @@ impl Lead {
         let reservation = match self.reserve().await {
             Ok(reservation) => reservation,
             Err(ReserveError::Refused(refusal)) => {
+                self.desk.refused(&self.order);
                 return Attempt::Done(Led::Refused(DeskError::Refused(refusal)));
             }
             Err(ReserveError::Store(error)) => return Attempt::Done(Led::Refused(DeskError::Store(error))),

@@ -463,6 +463,18 @@ impl Desk {
         }
     }
 
+    /// Counts an order that a budget refused; no money rule uses the figure.
+    fn refused(&self, order: &Order) {
+        self.store.tally(Tally {
+            who: order.who.clone(),
+            model: order.model.clone(),
+            known: 0,
+            followed: 0,
+            saved: Amount::ZERO,
+            refused: 1,
+        });
+    }
+
     fn count<'a>(&self, order: &Order, items: impl Iterator<Item = &'a ServedItem>) {
         let (mut known, mut followed, mut saved) = (0, 0, Amount::ZERO);
         for item in items {
