@@ -114,9 +114,15 @@ fn an_honest_history_adds_up() {
         })
     );
     assert_eq!(json["budgets"][0]["left"], serde_json::json!({"calls": 5, "usd": "0.009824400"}));
-    let days: Vec<_> =
-        json["by"].as_array().unwrap().iter().map(|row| row["day"].as_str().unwrap()).collect();
-    assert_eq!(days, ["2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05", "2026-11-06"]);
+    let rows = json["by"].as_array().unwrap();
+    let days = |rows: &[&serde_json::Value]| -> Vec<String> {
+        rows.iter().map(|row| row["day"].as_str().unwrap().to_owned()).collect()
+    };
+    let (held, served): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row["exchanges"] != 0);
+    assert_eq!(days(&held), ["2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05", "2026-11-06"]);
+    // What cost nothing stands in a row of the day on which it was counted.
+    assert_eq!((served.len(), &served[0]["served"]["known"]), (1, &serde_json::json!(1)), "{served:?}");
+    assert_eq!(json["served"]["followed"], 1);
     assert_eq!(json["unknown"][0]["id"], 2);
     assert_eq!(json["unknown"].as_array().unwrap().len(), 1);
 }
