@@ -18,9 +18,9 @@ use std::process::{Command, ExitCode};
 use fuzz::Effort;
 
 const USAGE: &str =
-    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test, fuzzes for a while
+    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test
        cargo xtask install                      installs it and stops
-       cargo xtask fuzz [SECONDS] [TARGET ...]  fuzzes each target that long (60 s), or the named ones
+       cargo xtask fuzz [SECONDS|short] [TARGET ...]  fuzzes each target that long (60 s, or a short fixed run)
        cargo xtask dependencies                 holds every dependency against deny.toml
        cargo xtask simulate [--seed S] [--histories N]   simulated histories, as many as one likes
        cargo xtask mutants [NAME...]            puts deliberate bugs into a copy, and demands red tests";
@@ -71,12 +71,13 @@ fn install() -> Result<(), String> {
 fn test(arguments: &[String]) -> Result<(), String> {
     let mut test = cargo();
     test.args(["test", "--locked", "--workspace"]).args(arguments);
-    run(test, "the tests")?;
-    // Whoever asks for some of the tests wants those.
-    if arguments.is_empty() { fuzz::run(&[], Effort::Short, &cache_folder()?) } else { Ok(()) }
+    run(test, "the tests")
 }
 
 fn hunt(arguments: &[String]) -> Result<(), String> {
+    if arguments.first().is_some_and(|word| word == "short") {
+        return fuzz::run(&arguments[1..], Effort::Short, &cache_folder()?);
+    }
     const MINUTE_S: u64 = 60;
     match arguments.split_first().and_then(|(first, rest)| Some((first.parse().ok()?, rest))) {
         Some((seconds, only)) => fuzz::run(only, Effort::Seconds(seconds), &cache_folder()?),
