@@ -1,4 +1,4 @@
-//! Chores of the repository: `cargo xtask test` installs what the tests need, then runs every test.
+//! Chores of the repository: `cargo xtask test` installs what the tests need, runs every test, and fuzzes for a moment.
 //! It knows how to install and what to start; it must not know what a test checks.
 //! Invariant: it exits 0 only if everything was installed and every test passed.
 #![expect(clippy::print_stderr, reason = "a program that speaks to the person who started it")]
@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode};
 use fuzz::Effort;
 
 const USAGE: &str =
-    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test
+    "usage: cargo xtask test [ARGUMENTS OF cargo test]   installs what the tests need, runs every test and a short fuzzing
        cargo xtask install                      installs it and stops
        cargo xtask fuzz [SECONDS|short] [TARGET ...]  fuzzes each target that long (60 s, or a short fixed run)
        cargo xtask dependencies                 holds every dependency against deny.toml
@@ -71,7 +71,9 @@ fn install() -> Result<(), String> {
 fn test(arguments: &[String]) -> Result<(), String> {
     let mut test = cargo();
     test.args(["test", "--locked", "--workspace"]).args(arguments);
-    run(test, "the tests")
+    run(test, "the tests")?;
+    // Whoever asks for some tests waits for those alone.
+    if arguments.is_empty() { fuzz::run(&[], Effort::Short, &cache_folder()?) } else { Ok(()) }
 }
 
 fn hunt(arguments: &[String]) -> Result<(), String> {

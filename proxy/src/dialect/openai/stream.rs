@@ -141,7 +141,12 @@ fn is_fixed(name: &str) -> bool {
 fn fold_choice<'a>(folded: &mut Members<'a>, choice: Json<'a>) {
     let Json::Object(members) = choice else { return };
     for (name, value) in members {
-        let name = if name == "delta" { Cow::Borrowed("message") } else { name };
+        let name = match name.as_ref() {
+            // It continues no message.
+            "delta" | "message" if value.members().is_none() => continue,
+            "delta" => Cow::Borrowed("message"),
+            _ => name,
+        };
         match (name.as_ref(), folded.iter_mut().find(|(known, _)| *known == name)) {
             ("index", _) => {}
             (_, None) => {
@@ -194,8 +199,12 @@ fn merge<'a>(into: &mut Json<'a>, from: Json<'a>, name: &str) {
     }
 }
 
-fn finish_choice(index: u64, members: Members<'_>) -> Json<'_> {
+fn finish_choice(index: u64, mut members: Members<'_>) -> Json<'_> {
     let mut choice: Members<'_> = vec![(Cow::Borrowed("index"), number(index))];
+    if !members.iter().any(|(name, _)| name == "message") {
+        // A choice without a single delta says nothing, and ends.
+        members.insert(0, (Cow::Borrowed("message"), Json::Object(vec![])));
+    }
     for (name, mut value) in members {
         if let ("message", Json::Object(message)) = (name.as_ref(), &mut value) {
             for (missing, default) in [("content", Json::Null), ("role", string("assistant"))] {
