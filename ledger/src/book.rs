@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::answer::Usage;
 use crate::budget::{Budget, Refusal, Standing, Who, Window};
 use crate::entry::{Cause, Entry, Exchange, Fact, HoldId, Origin, SettledItem, Tally};
+use crate::exact;
 use crate::money::{Amount, Usd, split};
 use crate::price::{Price, PriceDigest, Quote, fee};
 use crate::query::QueryKey;
@@ -192,6 +193,7 @@ pub struct Book {
     total: Standing,
     holds: BTreeMap<HoldId, Hold>,
     in_flight: BTreeMap<QueryKey, HoldId>,
+    #[serde(deserialize_with = "exact::set")]
     answered: HashSet<QueryKey>,
     prices: BTreeMap<PriceDigest, Price>,
     known: u64,

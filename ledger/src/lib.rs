@@ -2,6 +2,7 @@
 //!
 //! No HTTP, no tensors of a trainer. Modules stand in the order in which data flows; each uses only those above it.
 
+mod exact;
 pub mod money;
 pub mod time;
 pub mod json;

@@ -3,6 +3,8 @@
 //! Must not know how the journal is read. Invariant: a checkpoint that does not fit its journal, byte for byte at the
 //! last entry it covers, is ignored; the journal alone is the truth.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::erase::Forgotten;
@@ -10,6 +12,7 @@ use super::place::Place;
 use super::recover::{OpenPlace, State};
 use crate::book::Book;
 use crate::entry::{Fact, HoldId};
+use crate::exact;
 use crate::journal::{FileHeader, Source, read_frame};
 use crate::query::QueryKey;
 
@@ -32,7 +35,8 @@ pub(crate) struct Checkpoint {
     forgotten: u64,
     book: Book,
     open: Vec<(HoldId, OpenPlace)>,
-    places: Vec<(QueryKey, Place)>,
+    #[serde(deserialize_with = "exact::map")]
+    places: HashMap<QueryKey, Place>,
 }
 
 impl Checkpoint {
@@ -47,7 +51,7 @@ impl Checkpoint {
             forgotten: state.forgotten,
             book: state.book,
             open: state.open.into_iter().collect(),
-            places: state.places.into_iter().collect(),
+            places: state.places,
         }
     }
 
@@ -88,7 +92,7 @@ impl Checkpoint {
             && (last.number, last.end, last.chain) == (read.number, position, read.chain);
         fits.then(|| State {
             book: read.book,
-            places: read.places.into_iter().collect(),
+            places: read.places,
             open: read.open.into_iter().collect(),
             position,
             last: read.last,
