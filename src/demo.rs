@@ -96,7 +96,7 @@ async fn learn(
     }
     let runtime = teachers::runtime()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let teacher = LocalTeacher::load(&run.teacher.name, &runtime, &cache.magika_model(), threads)?;
+    let teacher = LocalTeacher::load(&run.teacher.name, &runtime, &cache.magika_model(), threads, None)?;
     let form = teacher.form(REVISION)?;
     let asked = Asked::here(teacher, form);
     let (window, classes) = sources::published(&cache.magika_config())?;

@@ -145,7 +145,7 @@ fn teacher(teacher: &Teacher) -> Result<String, Trouble> {
             teacher.secrets(|name| std::env::var(name).ok(), secret::from_file)?;
             Ok(format!("{url}, every secret it needs is there (it was not asked)"))
         }
-        TeacherKind::Onnx { path } => {
+        TeacherKind::Onnx { path, .. } => {
             let local = teachers::local(teacher)?;
             Ok(format!("{} runs on {}", path.display(), local.model().device()))
         }

@@ -10,7 +10,7 @@ use tuition_proxy::teacher::ANSWER_BYTES_MAX;
 use tuition_proxy::{HttpSettings, HttpTeacher, Route, Secret};
 use tuition_trainer::local::LocalTeacher;
 use tuition_trainer::port::Port;
-use tuition_trainer::teacher::{Model, Runtime};
+use tuition_trainer::teacher::Runtime;
 
 use crate::config::{Config, Teacher, TeacherKind};
 use crate::secret;
@@ -31,7 +31,7 @@ fn route(teacher: &Teacher) -> Result<Route, Trouble> {
         TeacherKind::Http { .. } => Ok(Route::http(Arc::new(http(teacher)?), models, revision)),
         TeacherKind::Onnx { .. } => {
             let teacher = local(teacher)?;
-            let metadata = metadata(teacher.name(), teacher.model());
+            let metadata = metadata(&teacher);
             Ok(Route::local(Arc::new(teacher), models, revision, metadata))
         }
     }
@@ -42,14 +42,14 @@ fn route(teacher: &Teacher) -> Result<Route, Trouble> {
 /// # Errors
 /// ONNX Runtime is not installed, or the file is no model that it runs.
 pub(crate) fn local(teacher: &Teacher) -> Result<LocalTeacher, Trouble> {
-    let TeacherKind::Onnx { path } = &teacher.kind else {
+    let TeacherKind::Onnx { path, hidden } = &teacher.kind else {
         return Err(Trouble::usage(
             format!("teacher `{}` is asked over HTTP", teacher.name),
             "only a teacher with api = \"onnx\" runs here",
         ));
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(LocalTeacher::load(&teacher.name, &runtime()?, path, threads)?)
+    Ok(LocalTeacher::load(&teacher.name, &runtime()?, path, threads, hidden.as_ref())?)
 }
 
 /// The ONNX Runtime of this machine.
@@ -62,7 +62,7 @@ pub(crate) fn runtime() -> Result<Runtime, Trouble> {
 }
 
 /// What Open Inference calls a model's metadata.
-fn metadata(name: &str, model: &Model) -> Value {
+fn metadata(teacher: &LocalTeacher) -> Value {
     let ports = |ports: &[Port]| {
         let port = |port: &Port| {
             let shape: Vec<i64> = port
@@ -75,11 +75,11 @@ fn metadata(name: &str, model: &Model) -> Value {
         ports.iter().map(port).collect::<Vec<Value>>()
     };
     json!({
-        "name": name,
+        "name": teacher.name(),
         "platform": "onnxruntime_onnx",
         "versions": [],
-        "inputs": ports(model.inputs()),
-        "outputs": ports(model.outputs()),
+        "inputs": ports(teacher.model().inputs()),
+        "outputs": ports(&teacher.gives()),
     })
 }
 

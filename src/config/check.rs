@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, StoreUrl, Usd};
 use tuition_proxy::{Api, ClientKey, Pins, Share};
+use tuition_trainer::hidden::{Hidden, Layers, MAX_WIDTH};
 use tuition_trainer::port::{ElementType, Port};
 use url::Url;
 
 use super::shape::{
-    AskTable, BudgetTable, Document, Dollars, KeyTable, PriceTable, ServeTable, TeacherTable,
+    AskTable, BudgetTable, Document, Dollars, HiddenTable, KeyTable, PriceTable, ServeTable, TeacherTable,
 };
 use super::{Ask, Config, ConfigError, Given, Serve, Teacher, TeacherKind};
 use crate::nearest::nearest;
@@ -181,6 +182,12 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
             proxy: table.proxy.map(|text| proxy(folder, &key("proxy"), &text)).transpose()?,
             headers: headers(folder, &key("headers"), table.headers)?,
             ask: match (api, table.ask) {
+                _ if table.hidden.is_some() => {
+                    return wrong(
+                        key("hidden"),
+                        "hidden tensors are those of a model that runs here: api `onnx`",
+                    );
+                }
                 (_, None) => Box::default(),
                 (Api::OpenInference, Some(table)) => ask(&key("ask"), table)?.into(),
                 (Api::OpenAi, Some(_)) => {
@@ -199,7 +206,8 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
                     "a model that runs here takes no `key_env`, `key_file`, `proxy`, `headers`, `unbilled` or `ask`",
                 );
             }
-            TeacherKind::Onnx { path: folder.join(path) }
+            let hidden = table.hidden.map(|table| hidden(&key("hidden"), table)).transpose()?;
+            TeacherKind::Onnx { path: folder.join(path), hidden }
         }
     };
     Ok(Teacher {
@@ -212,6 +220,26 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
         unbilled: table.unbilled,
         name: table.name,
     })
+}
+
+fn hidden(key: &str, table: HiddenTable) -> Result<Hidden, Wrong> {
+    /// Enough for a linear head to learn from, little enough to be kept with every answer.
+    const WIDTH: usize = 32;
+    let layers = match (table.tensors, table.every) {
+        (tensors, None) if !tensors.is_empty() => Layers::Named(tensors),
+        (tensors, Some(every)) if tensors.is_empty() && every > 0 => Layers::Every(every),
+        _ => {
+            return wrong(
+                key,
+                "either `tensors = [\"NAME\", ...]`, or `every = K` for every K-th activation, from 1 on",
+            );
+        }
+    };
+    let width = table.width.unwrap_or(WIDTH);
+    if !(1..=MAX_WIDTH).contains(&width) {
+        return wrong(format!("{key}.width"), format!("{width} is not between 1 and {MAX_WIDTH}"));
+    }
+    Ok(Hidden { layers, width, seed: table.seed })
 }
 
 fn ask(key: &str, table: AskTable) -> Result<Ask, Wrong> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, PriceBook, StoreUrl};
 use tuition_proxy::{Api, ClientKey, Share};
+use tuition_trainer::hidden::Hidden;
 use tuition_trainer::port::Port;
 use url::Url;
 
@@ -99,6 +100,8 @@ pub(crate) enum TeacherKind {
     Onnx {
         /// The file.
         path: PathBuf,
+        /// What is recorded of its hidden tensors.
+        hidden: Option<Hidden>,
     },
 }
 

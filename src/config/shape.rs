@@ -64,6 +64,19 @@ pub(super) struct TeacherTable {
     #[serde(default)]
     pub(super) unbilled: Vec<u16>,
     pub(super) ask: Option<AskTable>,
+    pub(super) hidden: Option<HiddenTable>,
+}
+
+/// `hidden` of a `[[teacher]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HiddenTable {
+    #[serde(default)]
+    pub(super) tensors: Vec<String>,
+    pub(super) every: Option<usize>,
+    pub(super) width: Option<usize>,
+    #[serde(default)]
+    pub(super) seed: u64,
 }
 
 /// `ask` of a `[[teacher]]`

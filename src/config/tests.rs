@@ -1,5 +1,7 @@
 //! Bad tuition.toml, row by row, and the exact message that answers it.
 
+use tuition_trainer::hidden::Layers;
+
 use super::*;
 
 const TEACHER: &str = "[[teacher]]\nname = \"gpt\"\napi = \"openai\"\nurl = \"https://api.example.com/v1\"\n";
@@ -69,6 +71,7 @@ fn the_pinned_example_is_read() {
         name = "digits"
         api = "onnx"
         path = "digits.onnx"
+        hidden = { tensors = ["relu1"], width = 8 }
         [[budget]]
         name = "pilot"
         calls = 5000
@@ -91,7 +94,10 @@ fn the_pinned_example_is_read() {
     assert_eq!(config.store, StoreUrl::Sled("there/tuition.store".into()));
     assert_eq!(
         config.teacher("digits").unwrap().kind,
-        TeacherKind::Onnx { path: "there/digits.onnx".into() }
+        TeacherKind::Onnx {
+            path: "there/digits.onnx".into(),
+            hidden: Some(Hidden { layers: Layers::Named(vec!["relu1".into()]), width: 8, seed: 0 })
+        }
     );
     assert_eq!(config.budgets[0].limit.usd.unwrap().to_string(), "20.000000000");
     assert_eq!(config.budgets[0].scope.run.as_deref(), Some("sentiment-1"));
@@ -254,6 +260,18 @@ fn a_value_that_does_not_do_is_named_by_its_key() {
         (
             teacher("api = \"onnx\"\nurl = \"https://x\""),
             "tuition.toml: `teacher.gpt.url`: api `onnx` has a `path`",
+        ),
+        (
+            teacher("api = \"onnx\"\npath = \"m.onnx\"\nhidden = { every = 0 }"),
+            "tuition.toml: `teacher.gpt.hidden`: either `tensors = [\"NAME\", ...]`, or `every = K` for every K-th activation, from 1 on",
+        ),
+        (
+            teacher("api = \"onnx\"\npath = \"m.onnx\"\nhidden = { every = 1, width = 0 }"),
+            "tuition.toml: `teacher.gpt.hidden.width`: 0 is not between 1 and 4096",
+        ),
+        (
+            format!("{TEACHER}hidden = {{ every = 1 }}"),
+            "tuition.toml: `teacher.gpt.hidden`: hidden tensors are those of a model that runs here: api `onnx`",
         ),
         (format!("{TEACHER}path = \"x\""), "tuition.toml: `teacher.gpt.path`: api `openai` has a `url`"),
         (

@@ -8,6 +8,7 @@ mod example;
 #[cfg(test)]
 mod installed;
 pub mod port;
+pub mod hidden;
 pub mod teacher;
 pub mod form;
 pub mod question;

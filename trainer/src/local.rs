@@ -10,10 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tuition_ledger::{
-    Answer, Billing, Cause, Failure, Json, Live, Order, Reply, Row, Signal, Teacher, Tensor,
+    Answer, Billing, Cause, Elements, Failure, Json, Live, Order, Reply, Row, Signal, Teacher, Tensor,
 };
 
 use crate::form::{Form, FormError};
+use crate::hidden::{Hidden, PREFIX, Projection};
+use crate::port::{ElementType, Port};
 use crate::teacher::{Model, ModelError, Runtime};
 
 /// How long one exchange may take.
@@ -23,23 +25,50 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct LocalTeacher {
     name: String,
-    model: Arc<Model>,
+    asked: Arc<AskedModel>,
+}
+
+/// A model, and what is kept of its hidden tensors.
+#[derive(Debug)]
+struct AskedModel {
+    model: Model,
+    projection: Option<Projection>,
 }
 
 impl LocalTeacher {
-    /// Loads a teacher's model, to run on `threads` threads.
+    /// Loads a teacher's model, to run on `threads` threads; its answers have the `hidden` tensors beside its outputs, each
+    /// projected and named [`PREFIX`] and its own name.
     ///
     /// # Errors
-    /// When the file is no model that this runtime runs.
-    pub fn load(name: &str, runtime: &Runtime, path: &Path, threads: usize) -> Result<Self, ModelError> {
-        let model = Model::load(runtime, path, threads)?;
-        Ok(Self { name: name.to_owned(), model: Arc::new(model) })
+    /// When the file is no model that this runtime runs, or has not these tensors.
+    pub fn load(
+        name: &str,
+        runtime: &Runtime,
+        path: &Path,
+        threads: usize,
+        hidden: Option<&Hidden>,
+    ) -> Result<Self, ModelError> {
+        let model = Model::load_with(runtime, path, threads, hidden.map(|hidden| &hidden.layers))?;
+        let projection = hidden.map(|hidden| Projection::new(hidden.width, hidden.seed));
+        Ok(Self { name: name.to_owned(), asked: Arc::new(AskedModel { model, projection }) })
     }
 
     /// The model.
     #[must_use]
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.asked.model
+    }
+
+    /// What its answers hold: its outputs, then the hidden tensors as they are recorded.
+    #[must_use]
+    pub fn gives(&self) -> Vec<Port> {
+        let projected = |port: &Port| Port {
+            name: format!("{PREFIX}{}", port.name),
+            element_type: Ok(ElementType::F32),
+            shape: vec![None, self.asked.projection.as_ref().map(Projection::width)],
+        };
+        let model = &self.asked.model;
+        model.outputs().iter().cloned().chain(model.hidden().iter().map(projected)).collect()
     }
 
     /// The form of the rows that it is asked for a data set: one input, and every output that it has.
@@ -47,7 +76,7 @@ impl LocalTeacher {
     /// # Errors
     /// When the model has not exactly one input, or one of an unfit type.
     pub fn form(&self, revision: &str) -> Result<Form, FormError> {
-        Form::of_ports(&self.name, revision, &self.name, self.model.inputs())
+        Form::of_ports(&self.name, revision, &self.name, self.asked.model.inputs())
     }
 }
 
@@ -67,8 +96,8 @@ impl Teacher for LocalTeacher {
 
     async fn ask(&self, order: &Arc<Order>, led: &[usize], _live: &Live) -> Result<Reply, Failure> {
         let texts: Vec<String> = led.iter().map(|index| order.items[*index].input.clone()).collect();
-        let model = Arc::clone(&self.model);
-        let answered = tokio::task::spawn_blocking(move || answer(&model, &texts)).await;
+        let asked = Arc::clone(&self.asked);
+        let answered = tokio::task::spawn_blocking(move || asked.answer(&texts)).await;
         let answered =
             answered.unwrap_or_else(|_| Err(Refused { status: 500, message: "the run panicked".into() }));
         let answers = answered.map_err(|refused| self.failure(refused))?;
@@ -112,39 +141,59 @@ impl From<ModelError> for Refused {
     }
 }
 
-/// Answers every row, in order, each in a run of its own: several models answer a row differently in its last digits
-/// when it is run among others, and equal keys must mean interchangeable answers. On a processor it costs nothing.
-fn answer(model: &Model, texts: &[String]) -> Result<Vec<Answer>, Refused> {
-    let row =
-        |text: &String| Row::parse(text).map_err(|error| Refused { status: 400, message: error.to_string() });
-    texts.iter().map(|text| run(model, row(text)?)).collect()
-}
-
-fn run(model: &Model, row: Row) -> Result<Answer, Refused> {
-    let wanted = wanted(model, &row)?;
-    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let outputs = model.run(row.inputs, &wanted)?;
-    if let Some(output) = outputs.iter().find(|output| output.shape.first() != Some(&1)) {
-        let (name, shape) = (&output.name, &output.shape);
-        let message =
-            format!("the output `{name}` has shape {shape:?} for one row: the model is not one of rows");
-        return Err(Refused { status: 500, message });
+impl AskedModel {
+    /// Answers every row, in order, each in a run of its own: several models answer a row differently in its last digits
+    /// when it is run among others, and equal keys must mean interchangeable answers. On a processor it costs nothing.
+    fn answer(&self, texts: &[String]) -> Result<Vec<Answer>, Refused> {
+        let row = |text: &String| {
+            Row::parse(text).map_err(|error| Refused { status: 400, message: error.to_string() })
+        };
+        texts.iter().map(|text| self.run(row(text)?)).collect()
     }
-    Ok(recorded(outputs))
-}
 
-/// The outputs that a row names, else all that can be read.
-fn wanted(model: &Model, row: &Row) -> Result<Vec<String>, Refused> {
-    let malformed =
-        || Refused { status: 400, message: "`outputs` is no list of objects with a `name`".to_owned() };
-    let named = row.others.iter().find(|(name, _)| name == "outputs");
-    let Some((_, text)) = named else {
-        let readable = model.outputs().iter().filter(|port| port.element_type.is_ok());
-        return Ok(readable.map(|port| port.name.clone()).collect());
-    };
-    let json = Json::parse(text.as_bytes()).map_err(|_| malformed())?;
-    let name = |output: &Json<'_>| output.member("name").and_then(Json::as_str).map(str::to_owned);
-    json.items().and_then(|outputs| outputs.iter().map(name).collect()).ok_or_else(malformed)
+    fn run(&self, row: Row) -> Result<Answer, Refused> {
+        let wanted = self.wanted(&row)?;
+        let in_model: Vec<&str> =
+            wanted.iter().map(|name| self.hidden(name).map_or(name.as_str(), |port| &port.name)).collect();
+        let mut outputs = self.model.run(row.inputs, &in_model)?;
+        for (output, name) in outputs.iter_mut().zip(&wanted) {
+            if output.shape.first() != Some(&1) {
+                let shape = &output.shape;
+                let message = format!(
+                    "the output `{name}` has shape {shape:?} for one row: the model is not one of rows"
+                );
+                return Err(Refused { status: 500, message });
+            }
+            if let (Some(projection), Some(port)) = (&self.projection, self.hidden(name)) {
+                let values = output.elements.to_f32().unwrap_or_default();
+                let projected = projection.project(&port.name, &values);
+                let (name, shape) = (name.clone(), vec![1, projected.len()]);
+                *output = Tensor { name, shape, elements: Elements::F32(projected) };
+            }
+        }
+        Ok(recorded(outputs))
+    }
+
+    /// The hidden tensor that is recorded under this name.
+    fn hidden(&self, recorded: &str) -> Option<&Port> {
+        let name = recorded.strip_prefix(PREFIX)?;
+        self.model.hidden().iter().find(|port| port.name == name)
+    }
+
+    /// The outputs that a row names, else all that can be read.
+    fn wanted(&self, row: &Row) -> Result<Vec<String>, Refused> {
+        let malformed =
+            || Refused { status: 400, message: "`outputs` is no list of objects with a `name`".to_owned() };
+        let named = row.others.iter().find(|(name, _)| name == "outputs");
+        let Some((_, text)) = named else {
+            let readable = self.model.outputs().iter().filter(|port| port.element_type.is_ok());
+            let hidden = self.model.hidden().iter().map(|port| format!("{PREFIX}{}", port.name));
+            return Ok(readable.map(|port| port.name.clone()).chain(hidden).collect());
+        };
+        let json = Json::parse(text.as_bytes()).map_err(|_| malformed())?;
+        let name = |output: &Json<'_>| output.member("name").and_then(Json::as_str).map(str::to_owned);
+        json.items().and_then(|outputs| outputs.iter().map(name).collect()).ok_or_else(malformed)
+    }
 }
 
 fn recorded(outputs: Vec<Tensor>) -> Answer {
@@ -155,16 +204,15 @@ fn recorded(outputs: Vec<Tensor>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use tuition_ledger::{Elements, InputBound, Item, Mode, OutputBound, Who};
+    use tuition_ledger::{InputBound, Item, Mode, OutputBound, Who};
 
     use super::*;
     use crate::example::{Input, PADDING};
     use crate::form::{DIALECT, OPERATION};
     use crate::installed;
-    use crate::port::ElementType;
 
     fn magika() -> LocalTeacher {
-        LocalTeacher::load("magika", &installed::runtime(), &installed::magika_model(), 1).unwrap()
+        LocalTeacher::load("magika", &installed::runtime(), &installed::magika_model(), 1, None).unwrap()
     }
 
     fn order(rows: &[String]) -> Arc<Order> {
@@ -238,6 +286,36 @@ mod tests {
         let body = Json::parse(&all.answers[0].body).unwrap();
         let output = Tensor::from_json(&body.member("outputs").unwrap().items().unwrap()[0]).unwrap();
         assert_eq!(all.answers[0].signals, [Signal::Tensor(output)]);
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_the_projected_hidden_tensors_beside_the_outputs() {
+        const POOLED: &str = "jax2tf_get_logits_/pjit_get_logits_/MagikaV2/Max_Squeeze__213:0";
+        let hidden =
+            Hidden { layers: crate::hidden::Layers::Named(vec![POOLED.to_owned()]), width: 8, seed: 5 };
+        let (runtime, path) = (installed::runtime(), installed::magika_model());
+        let teacher = LocalTeacher::load("magika", &runtime, &path, 1, Some(&hidden)).unwrap();
+        let recorded_name = format!("{PREFIX}{POOLED}");
+        assert_eq!(teacher.gives()[1].name, recorded_name);
+        let row = text_row("<html><body>");
+        let live = Live::new(false);
+        let reply = teacher.ask(&order(std::slice::from_ref(&row)), &[0], &live).await.unwrap();
+        let [Signal::Tensor(label), Signal::Tensor(pooled)] = &reply.answers[0].signals[..] else {
+            panic!("two tensors were expected: {:?}", reply.answers[0].signals);
+        };
+        assert_eq!((label.name.as_str(), label.shape.as_slice()), ("target_label", [1, 214].as_slice()));
+        let inputs = Row::parse(&row).unwrap().inputs;
+        let raw = teacher.model().run(inputs, &[POOLED]).unwrap()[0].elements.to_f32().unwrap();
+        let expected = Projection::new(8, 5).project(POOLED, &raw);
+        assert_eq!((&pooled.name, &pooled.shape), (&recorded_name, &vec![1, 8]));
+        assert_eq!(pooled.elements, Elements::F32(expected));
+        // A row that names its outputs gets those alone, and may name a hidden tensor among them.
+        for (named, expected) in [("target_label", "target_label"), (recorded_name.as_str(), POOLED)] {
+            let mut row = Row::parse(&row).unwrap();
+            row.others = vec![("outputs".into(), format!(r#"[{{"name":"{named}"}}]"#))];
+            let reply = teacher.ask(&order(&[row.canonical()]), &[0], &live).await.unwrap();
+            assert_eq!(reply.answers[0].signals.len(), 1, "{expected}");
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use tuition_ledger::{Answer, Elements, Query, QueryKey, Row, Signal as Recorded, Tensor, TensorError};
 
 use crate::example::{Input, PADDING, Target};
+use crate::hidden::PREFIX;
 use crate::nearest::nearest;
 
 /// The least probability that an answer's logarithm is taken of, where a run does not say another.
@@ -188,15 +189,27 @@ pub fn recorded_output<'a>(
             _ => None,
         })
         .collect();
+    let shown: Vec<&Tensor> =
+        outputs.iter().copied().filter(|tensor| !tensor.name.starts_with(PREFIX)).collect();
     let found = match name {
         Some(name) => outputs.iter().find(|tensor| tensor.name == name).copied(),
-        None if outputs.len() == 1 => outputs.first().copied(),
+        None if shown.len() == 1 => shown.first().copied(),
         None => None,
     };
     found.ok_or_else(|| {
         let names: Vec<String> = outputs.iter().map(|tensor| tensor.name.clone()).collect();
         QuestionError::Output { key, hint: why_none(&names, name), known: listed(&names) }
     })
+}
+
+/// The projected hidden tensors of a recorded answer, by their names in the teacher's graph, in the graph's order.
+#[must_use]
+pub fn recorded_hidden(answer: &Answer) -> Vec<(&str, Vec<f32>)> {
+    let hidden = |signal| match signal {
+        &Recorded::Tensor(ref tensor) => Some((tensor.name.strip_prefix(PREFIX)?, tensor.elements.to_f32()?)),
+        _ => None,
+    };
+    answer.signals.iter().filter_map(hidden).collect()
 }
 
 /// Reads what an output gives. Probabilities below `least` are raised to it before their logarithm is taken, and all are scaled to

@@ -16,6 +16,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, ValueType};
 use tuition_ledger::{Elements, Tensor};
 
+use crate::hidden::{HiddenError, Layers, expose};
 use crate::nearest::nearest;
 use crate::port::{ElementType, Port};
 
@@ -134,6 +135,23 @@ pub enum ModelError {
         shape: Vec<usize>,
         /// The product of the shape.
         room: usize,
+    },
+    /// Hidden tensors that the model does not have.
+    #[error("the hidden tensors of the model `{path}` cannot be recorded")]
+    Hidden {
+        /// The model.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: HiddenError,
+    },
+    /// A hidden tensor that is no row of numbers.
+    #[error("the hidden tensor `{name}` is {found}, but only tensors of f32 are projected")]
+    HiddenType {
+        /// The tensor.
+        name: String,
+        /// What it is.
+        found: String,
     },
     /// More values than one run takes.
     #[error("one run takes at most {MAX_BATCH_VALUES} values, but {values} were given")]
@@ -272,6 +290,8 @@ pub struct Model {
     path: PathBuf,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    /// Hidden tensors that can be asked for like outputs.
+    hidden: Vec<Port>,
     /// One run at a time: the runtime's own threads do the parallel part.
     session: Mutex<Session>,
 }
@@ -288,6 +308,20 @@ impl Model {
     /// # Errors
     /// When the file cannot be read, is no ONNX model, or is one that this runtime cannot run.
     pub fn load(runtime: &Runtime, path: &Path, threads: usize) -> Result<Self, ModelError> {
+        Self::load_with(runtime, path, threads, None)
+    }
+
+    /// As [`Model::load`], with hidden tensors that [`Model::run`] gives like outputs. Weights must be inside the file. It
+    /// costs some of the runtime's graph fusions.
+    ///
+    /// # Errors
+    /// As [`Model::load`], and when the model has not the hidden tensors that are asked for, or they are not of f32.
+    pub fn load_with(
+        runtime: &Runtime,
+        path: &Path,
+        threads: usize,
+        layers: Option<&Layers>,
+    ) -> Result<Self, ModelError> {
         let path = path.to_owned();
         let metadata =
             std::fs::metadata(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
@@ -313,13 +347,30 @@ impl Model {
             .map_err(|error| refused(error.code(), error.message()))?
             .with_intra_threads(threads.max(1))
             .map_err(|error| refused(error.code(), error.message()))?;
-        let session =
-            builder.commit_from_file(&path).map_err(|error| refused(error.code(), error.message()))?;
+        let (session, names) = match layers {
+            None => (builder.commit_from_file(&path), vec![]),
+            Some(layers) => {
+                let bytes =
+                    std::fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
+                let (bytes, names) = expose(&bytes, layers)
+                    .map_err(|source| ModelError::Hidden { path: path.clone(), source })?;
+                (builder.commit_from_memory(&bytes), names)
+            }
+        };
+        let session = session.map_err(|error| refused(error.code(), error.message()))?;
         let ports = |outlets: &[ort::value::Outlet]| {
             outlets.iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect()
         };
-        let (inputs, outputs) = (ports(session.inputs()), ports(session.outputs()));
-        Ok(Self { path, inputs, outputs, session: Mutex::new(session) })
+        let (inputs, outputs): (_, Vec<Port>) = (ports(session.inputs()), ports(session.outputs()));
+        let (hidden, outputs): (Vec<Port>, Vec<Port>) =
+            outputs.into_iter().partition(|port| names.contains(&port.name));
+        if let Some(Port { name, element_type, .. }) =
+            hidden.iter().find(|port| port.element_type != Ok(ElementType::F32))
+        {
+            let found = element_type.as_ref().map_or_else(Clone::clone, ToString::to_string);
+            return Err(ModelError::HiddenType { name: name.clone(), found });
+        }
+        Ok(Self { path, inputs, outputs, hidden, session: Mutex::new(session) })
     }
 
     /// The file it came from.
@@ -338,6 +389,12 @@ impl Model {
     #[must_use]
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// Its hidden tensors that can be asked for, in the graph's order.
+    #[must_use]
+    pub fn hidden(&self) -> &[Port] {
+        &self.hidden
     }
 
     /// The device that runs it. Nothing but the processor is registered, so nothing else can run it.
@@ -362,7 +419,7 @@ impl Model {
         find("output", &self.outputs, name)
     }
 
-    /// Runs the model on named inputs and returns the outputs named in `wanted`, in that order.
+    /// Runs the model on named inputs and returns the outputs or hidden tensors named in `wanted`, in that order.
     ///
     /// # Errors
     /// When an input or output is not the model's, does not fit, is missing, or the run fails.
@@ -400,6 +457,9 @@ impl Model {
             return Err(ModelError::Missing { name: port.name.clone() });
         }
         for name in wanted {
+            if self.hidden.iter().any(|port| port.name == *name) {
+                continue;
+            }
             let port = self.output(name)?;
             if let Err(found) = &port.element_type {
                 return Err(ModelError::Output { name: port.name.clone(), found: found.clone() });
@@ -529,6 +589,37 @@ mod tests {
             assert_eq!(classes[best], label);
             assert!((scores[best] - score).abs() < 1e-5, "{label}: {} instead of {score}", scores[best]);
         }
+    }
+
+    #[test]
+    fn hidden_tensors_of_a_real_model_are_those_that_its_output_comes_from() {
+        let logits = "jax2tf_get_logits_/pjit_get_logits_/MagikaV2/Dense_1/AddV2:0";
+        let load = |layers: &Layers| {
+            Model::load_with(&installed::runtime(), &installed::magika_model(), 1, Some(layers))
+        };
+        let model = load(&Layers::Named(vec![logits.to_owned()])).unwrap();
+        assert_eq!(model.outputs(), magika().outputs());
+        let symbols = || {
+            let text = "fn main() {}".bytes().map(i32::from);
+            Elements::I32(text.chain(std::iter::repeat(i32::from(PADDING))).take(2048).collect())
+        };
+        let found = model.run(vec![bytes(1, "bytes", symbols())], &["target_label", logits]).unwrap();
+        let values = |tensor: &Tensor| tensor.elements.to_f32().unwrap();
+        let (probabilities, logits) = (values(&found[0]), values(&found[1]));
+        let most = logits.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f32 = logits.iter().map(|logit| (logit - most).exp()).sum();
+        for (logit, probability) in logits.iter().zip(&probabilities) {
+            assert!(((logit - most).exp() / sum - probability).abs() < 1e-5);
+        }
+        let plain = magika().run(vec![bytes(1, "bytes", symbols())], &["target_label"]).unwrap();
+        assert!(values(&plain[0]).iter().zip(&probabilities).all(|(a, b)| (a - b).abs() < 1e-5));
+        let tanh = load(&Layers::Every(2)).unwrap();
+        assert!(tanh.hidden()[0].name.ends_with("ApplyActivation_1/Tanh:0") && tanh.hidden().len() == 1);
+        let error = load(&Layers::Named(vec!["Dense_1".to_owned()])).expect_err("there is none");
+        assert!(matches!(error, ModelError::Hidden { .. }), "{error}");
+        let whole = "jax2tf_get_logits_/Shape:0".to_owned();
+        let error = load(&Layers::Named(vec![whole])).expect_err("whole numbers are not projected");
+        assert!(error.to_string().contains("is i"), "{error}");
     }
 
     #[test]
