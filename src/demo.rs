@@ -125,12 +125,13 @@ async fn learn(
             least_probability: run.teacher.least_probability,
             gives: Some(Gives::Probabilities),
             seen: Seen::Bytes,
+            layers: vec![],
         };
         parts.push(answered(questions, &purchase.records, &reading, Gives::Probabilities)?);
     }
     let [bought, test] = parts.try_into().map_err(|_| Trouble::failed("two parts were bought"))?;
     let (train, validation) = set_aside(bought, run.budget.validation, SEED);
-    let split = Arc::new(Split { train, validation, test, classes });
+    let split = Arc::new(Split { train, validation, test, classes, layers: vec![] });
     teach(globals, config, run, folder, &split, interrupt).await
 }
 

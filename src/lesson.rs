@@ -220,8 +220,8 @@ fn test<'a>(run: &RunConfig, questions: &'a Questions) -> (String, &'a Vec<Quest
 }
 
 fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Result<Learnt, Trouble> {
-    let reading = reading(run, seen(run, Some(&questions.learn)))?;
     let all = || parts.iter().flatten().flatten();
+    let reading = reading(run, seen(run, Some(&questions.learn)), all())?;
     let gives = reading.gives(all())?;
     let learn = record::answered(&questions.learn, &parts[0], &reading, gives)?;
     let test = record::answered(&questions.test, &parts[1], &reading, gives)?;
@@ -230,7 +230,8 @@ fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Resu
     record::check_truths(&questions.learn, classes)?;
     record::check_truths(&questions.test, classes)?;
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
-    let split = Split { train, validation, test, classes: record::names(classes, &questions.classes) };
+    let (classes, layers) = (record::names(classes, &questions.classes), reading.layers);
+    let split = Split { train, validation, test, classes, layers };
     Ok(Learnt { split, spend: spend(all()) })
 }
 
@@ -242,7 +243,8 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
         ));
     };
     let name = run.data.run.as_deref().unwrap_or_default();
-    let (examples, _) = record::examples(name, records, &reading(run, seen(run, None))?)?;
+    let reading = reading(run, seen(run, None), records.iter())?;
+    let (examples, _) = record::examples(name, records, &reading)?;
     let classes = record::names(record::classes(&examples)?, &[]);
     let (test, bought): (Vec<Example>, Vec<Example>) =
         examples.into_iter().partition(|example| Draw::Test.holds(SEED, &example.key, share));
@@ -258,7 +260,8 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
         .map(|(_, example)| example)
         .collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
-    Ok(Learnt { split: Split { train, validation, test, classes }, spend: spend(records.iter()) })
+    let split = Split { train, validation, test, classes, layers: reading.layers };
+    Ok(Learnt { split, spend: spend(records.iter()) })
 }
 
 /// What the answers cost when they were bought.
@@ -271,13 +274,23 @@ fn spend<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> Spend {
     Spend { calls, usd: usd.map(|usd| usd.to_string()) }
 }
 
-fn reading(run: &RunConfig, seen: Seen) -> Result<Reading, Trouble> {
+/// How the answers are read; where the method has a curriculum, with their hidden tensors.
+fn reading<'a>(
+    run: &RunConfig,
+    seen: Seen,
+    records: impl Iterator<Item = &'a Arc<Record>>,
+) -> Result<Reading, Trouble> {
     let gives = run.teacher.gives.as_deref().map(str::parse::<Gives>).transpose();
     let gives = gives.map_err(|error| {
         Trouble::usage(format!("`teacher.gives`: {error}"), "leave it out to see it from the answers")
     })?;
     let least_probability = run.teacher.least_probability;
-    Ok(Reading { input: None, output: run.teacher.output.clone(), least_probability, gives, seen })
+    let output = run.teacher.output.clone();
+    let reading = Reading { input: None, output, least_probability, gives, seen, layers: vec![] };
+    match run.method.curriculum {
+        None => Ok(reading),
+        Some(_) => Ok(reading.with_layers(records)?),
+    }
 }
 
 /// What the student is to see: what the data are, else what it is made for.

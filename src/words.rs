@@ -323,6 +323,10 @@ fn recorded(error: &RecordError) -> Option<String> {
             "buy some through `tuition serve` with the header `x-tuition-run`, or with `tuition label --run`"
                 .to_owned(),
         ),
+        RecordError::Hidden { .. } => Some(
+            "write `hidden = { every = 1 }` and another `revision` under its [[teacher]]: answers under a new revision are bought anew"
+                .to_owned(),
+        ),
         RecordError::Unreadable(QuestionError::Output { .. }) => {
             Some("name the output that is learnt from as `output` under [teacher] of the run file".to_owned())
         }

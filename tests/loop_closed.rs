@@ -148,7 +148,7 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     let model = server.folder().join("runs/digits-ckd/model/model.onnx");
     let config = |own_address: &str| {
         format!(
-            "{}\n{}\n[[teacher]]\nname = \"student\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"1\"\n\
+            "{}\n{}\n[[teacher]]\nname = \"student\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"1\"\nhidden = {{ every = 1, width = 16 }}\n\
              [[teacher]]\nname = \"remote\"\napi = \"open-inference\"\nurl = \"{}\"\nmodels = [\"student\"]\nbatch_axis = 0\n\
              [[budget]]\nname = \"served\"\nteacher = \"student\"\ncalls = 100000\n\
              [[budget]]\nname = \"load\"\nteacher = \"scripted\"\ncalls = 1000000\nusd = \"50.00\"\n",
@@ -207,6 +207,24 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     let second = report(server, "second");
     assert!(mean(&second, "agreement") > 0.7, "{second}");
     assert_eq!(settled(server, "second"), 200, "`--offline` bought something");
+
+    // The same answers teach a second student layer by layer: what they hold of the teacher's inside was bought with them.
+    let curriculum = run
+        .replace("name = \"second\"", "name = \"extracted\"")
+        .replace("hidden = [32]", "hidden = [24, 16]")
+        .replace("[train]", "curriculum = { steps = 150 }\n[train]");
+    fs::write(server.folder().join("extracted.toml"), &curriculum).unwrap();
+    server.json(&["train", "extracted.toml", "--offline"], 0);
+    let extracted = report(server, "extracted");
+    assert!(mean(&extracted, "agreement") > 0.7, "{extracted}");
+    assert_eq!(extracted["method"], "curriculum, then ckd", "{extracted}");
+    assert_eq!(settled(server, "second"), 200, "the curriculum bought something");
+    let without =
+        curriculum.replace("run = \"second\"", "run = \"digits\"").replace("\"student\"", "\"digits\"");
+    fs::write(server.folder().join("without.toml"), without).unwrap();
+    let refused = server.run(&["train", "without.toml", "--offline"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("holds none, but a curriculum learns"), "{said}");
 
     let from_csv = run.replace("name = \"second\"", "name = \"third\"").replace(
         "source = \"record\"\nrun = \"second\"",

@@ -192,7 +192,13 @@ fn world(rows: &[(Vec<f32>, u32)], kind: &Setting, seed: u64) -> Result<World, F
     let mut examples = order.iter().map(|at| {
         let (pixels, digit) = &rows[*at];
         let target = Some(Target::Label(*digit));
-        Example { key: format!("{at:04}"), input: Input::Vector(pixels.clone()), target, truth: Some(*digit) }
+        Example {
+            key: format!("{at:04}"),
+            input: Input::Vector(pixels.clone()),
+            target,
+            truth: Some(*digit),
+            hidden: vec![],
+        }
     });
     let taught: Vec<Example> = examples.by_ref().take(kind.rows).collect();
     let mut test: Vec<Example> = examples.by_ref().take(TEST_ROWS).collect();
@@ -207,7 +213,8 @@ fn world(rows: &[(Vec<f32>, u32)], kind: &Setting, seed: u64) -> Result<World, F
         ),
         &[],
     )?;
-    let split = Split { train: taught, validation: vec![], test: test.clone(), classes: classes() };
+    let split =
+        Split { train: taught, validation: vec![], test: test.clone(), classes: classes(), layers: vec![] };
     let control = Control { interrupt: Arc::default(), progress: &|_| {}, resume: false };
     let outcome = train_run(&config, &split, Spend::default(), folder.path(), &control)?;
     let Outcome::Finished(report) = outcome else {
@@ -234,6 +241,7 @@ fn student(world: &World, calls: usize, method: usize, lr: f64) -> Result<(f64, 
         validation: world.pool[calls..calls + calls / 5].to_vec(),
         test: world.test.clone(),
         classes: classes(),
+        layers: vec![],
     };
     let method: MethodConfig = toml::from_str(METHODS[method].1)?;
     let config = TrainConfig {

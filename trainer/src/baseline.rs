@@ -270,7 +270,7 @@ mod tests {
             0 => vec![0.9_f32.ln(), 0.1_f32.ln()],
             _ => vec![0.1_f32.ln(), 0.9_f32.ln()],
         }));
-        Example { key: key.to_string(), input: Input::Bytes(symbols), target, truth: None }
+        Example { key: key.to_string(), input: Input::Bytes(symbols), target, truth: None, hidden: vec![] }
     }
 
     fn part(from: usize, count: usize) -> Vec<Example> {
@@ -289,6 +289,7 @@ mod tests {
             validation: part(100, 30),
             test: part(200, 90),
             classes: vec!["a".into(), "b".into()],
+            layers: vec![],
         };
         let baseline = fit(&split).unwrap();
         assert!(baseline.agreement > 0.97 && baseline.validation > 0.97, "{baseline:?}");
@@ -315,7 +316,13 @@ mod tests {
 
     #[test]
     fn an_input_that_is_no_bytes_is_named() {
-        let vector = Example { key: "k".into(), input: Input::Vector(vec![1.0]), target: None, truth: None };
+        let vector = Example {
+            key: "k".into(),
+            input: Input::Vector(vec![1.0]),
+            target: None,
+            truth: None,
+            hidden: vec![],
+        };
         let split = Split { train: vec![vector], ..Split::default() };
         let error = fit(&split).expect_err("a vector has no n-grams").to_string();
         assert_eq!(error, "the baseline reads bytes, but the input of `k` is none");

@@ -156,7 +156,7 @@ mod tests {
 
     fn example(truth: Option<u32>, teacher: Option<u32>) -> Example {
         let input = Input::Vector(vec![0.0]);
-        Example { key: "k".into(), input, target: teacher.map(Target::Label), truth }
+        Example { key: "k".into(), input, target: teacher.map(Target::Label), truth, hidden: vec![] }
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub struct Example {
     pub target: Option<Target>,
     /// The true class, where the source knows it; for evaluation unless a loss asks for it by name.
     pub truth: Option<u32>,
+    /// The teacher's hidden tensors as they were recorded, in the order of [`Split::layers`]; empty where nobody wants them.
+    pub hidden: Vec<Vec<f32>>,
 }
 
 /// A data set in its three parts, as the record and the source gave them.
@@ -131,6 +133,8 @@ pub struct Split {
     pub test: Vec<Example>,
     /// The classes' names; a class is its index here.
     pub classes: Vec<String>,
+    /// The names of the teacher's hidden tensors that came with its answers, from its input to its output.
+    pub layers: Vec<String>,
 }
 
 /// Why a split cannot be trained on.
@@ -173,6 +177,18 @@ pub enum SplitError {
         found: usize,
         /// How many classes there are.
         classes: usize,
+    },
+    /// A training example without the hidden tensors of the others.
+    #[error(
+        "the answer to `{key}` has hidden tensors of {found:?} numbers, but the others have {expected:?}"
+    )]
+    Hidden {
+        /// The example.
+        key: String,
+        /// The sizes found.
+        found: Vec<usize>,
+        /// The sizes of the first example's.
+        expected: Vec<usize>,
     },
     /// A value that no arithmetic survives.
     #[error("`{key}` holds a value that is not finite in its {place}")]
@@ -246,6 +262,9 @@ impl Split {
                     return Err(SplitError::Unanswered { key: key(), part });
                 }
                 self.check_answer(example)?;
+                if part == "train" {
+                    check_hidden(example, first, self.layers.len())?;
+                }
             }
         }
         Ok(())
@@ -283,6 +302,19 @@ impl Split {
     }
 }
 
+fn check_hidden(example: &Example, first: &Example, layers: usize) -> Result<(), SplitError> {
+    let key = || example.key.clone();
+    let sizes = |example: &Example| example.hidden.iter().map(Vec::len).collect::<Vec<_>>();
+    let (found, expected) = (sizes(example), sizes(first));
+    if found.len() != layers || found != expected {
+        return Err(SplitError::Hidden { key: key(), found, expected });
+    }
+    match example.hidden.iter().flatten().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(SplitError::NotFinite { key: key(), place: "hidden tensors" }),
+    }
+}
+
 /// The index of the largest value; ties go to the lowest index.
 pub(crate) fn argmax(scores: &[f32]) -> u32 {
     let mut best = 0;
@@ -299,11 +331,11 @@ mod tests {
     use super::*;
 
     fn example(key: &str, width: usize, target: Option<Target>, truth: Option<u32>) -> Example {
-        Example { key: key.into(), input: Input::Vector(vec![0.5; width]), target, truth }
+        Example { key: key.into(), input: Input::Vector(vec![0.5; width]), target, truth, hidden: vec![] }
     }
 
     fn split(train: Vec<Example>, test: Vec<Example>) -> Split {
-        Split { train, validation: vec![], test, classes: vec!["a".into(), "b".into()] }
+        Split { train, validation: vec![], test, classes: vec!["a".into(), "b".into()], layers: vec![] }
     }
 
     #[test]

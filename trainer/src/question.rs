@@ -205,11 +205,13 @@ pub fn recorded_output<'a>(
 /// The projected hidden tensors of a recorded answer, by their names in the teacher's graph, in the graph's order.
 #[must_use]
 pub fn recorded_hidden(answer: &Answer) -> Vec<(&str, Vec<f32>)> {
-    let hidden = |signal| match signal {
-        &Recorded::Tensor(ref tensor) => Some((tensor.name.strip_prefix(PREFIX)?, tensor.elements.to_f32()?)),
+    let tensors = answer.signals.iter().filter_map(|signal| match signal {
+        Recorded::Tensor(tensor) => Some(tensor),
         _ => None,
-    };
-    answer.signals.iter().filter_map(hidden).collect()
+    });
+    tensors
+        .filter_map(|tensor| Some((tensor.name.strip_prefix(PREFIX)?, tensor.elements.to_f32()?)))
+        .collect()
 }
 
 /// Reads what an output gives. Probabilities below `least` are raised to it before their logarithm is taken, and all are scaled to

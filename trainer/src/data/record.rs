@@ -11,7 +11,7 @@ use tuition_ledger::{QueryKey, Record};
 use super::split::Draw;
 use crate::example::{Example, Split, Target};
 use crate::form::{DIALECT, Question};
-use crate::question::{Gives, QuestionError, Seen, recorded_input, recorded_output, target};
+use crate::question::{Gives, QuestionError, Seen, recorded_hidden, recorded_input, recorded_output, target};
 
 /// How recorded rows and answers are read.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Reading {
     pub gives: Option<Gives>,
     /// What the student is to see.
     pub seen: Seen,
+    /// The hidden tensors that every answer must hold, by name; none where nobody learns from them.
+    pub layers: Vec<String>,
 }
 
 /// Why the record is no data set.
@@ -49,6 +51,18 @@ pub enum RecordError {
         found: usize,
         /// The classes of the first answer.
         expected: usize,
+    },
+    /// An answer without the hidden tensors that a curriculum learns from.
+    #[error(
+        "the answer recorded under {key} holds {found}, but a curriculum learns from the teacher's hidden tensors{wanted}"
+    )]
+    Hidden {
+        /// The key.
+        key: QueryKey,
+        /// Those that it holds, as words.
+        found: String,
+        /// The one that is missing, as words.
+        wanted: String,
     },
     /// A true class that the teacher does not have.
     #[error("{place}: class {truth} is out of range: the teacher has {classes} classes (0 to {last})", last = classes.saturating_sub(1))]
@@ -80,6 +94,37 @@ impl Reading {
         Ok(Gives::guess(outputs))
     }
 
+    /// As this, with the hidden tensors that the answer under the least key holds.
+    ///
+    /// # Errors
+    /// When it holds none.
+    pub fn with_layers<'a>(
+        self,
+        records: impl IntoIterator<Item = &'a Arc<Record>>,
+    ) -> Result<Self, RecordError> {
+        let Some(first) = records.into_iter().min_by_key(|record| record.key) else { return Ok(self) };
+        let layers: Vec<String> =
+            recorded_hidden(&first.answer).into_iter().map(|(name, _)| name.to_owned()).collect();
+        if layers.is_empty() {
+            let (found, wanted) = ("none".to_owned(), String::new());
+            return Err(RecordError::Hidden { key: first.key, found, wanted });
+        }
+        Ok(Self { layers, ..self })
+    }
+
+    fn hidden(&self, record: &Record) -> Result<Vec<Vec<f32>>, RecordError> {
+        let held = recorded_hidden(&record.answer);
+        let find = |layer: &String| {
+            let found = held.iter().find(|(name, _)| name == layer);
+            found.map(|(_, values)| values.clone()).ok_or_else(|| RecordError::Hidden {
+                key: record.key,
+                found: if held.is_empty() { "none".to_owned() } else { format!("{} others", held.len()) },
+                wanted: format!(": `{layer}` is missing"),
+            })
+        };
+        self.layers.iter().map(find).collect()
+    }
+
     fn target(&self, record: &Record, gives: Gives) -> Result<Target, RecordError> {
         let output = recorded_output(record.key, &record.answer, self.output.as_deref())?;
         Ok(target(record.key, output, gives, self.least_probability)?)
@@ -108,7 +153,8 @@ pub fn examples(
     for (key, record) in rows {
         let input = recorded_input(key, &record.query, reading.input.as_deref(), reading.seen)?;
         let target = Some(reading.target(record, gives)?);
-        examples.push(Example { key: key.to_string(), input, target, truth: None });
+        let hidden = reading.hidden(record)?;
+        examples.push(Example { key: key.to_string(), input, target, truth: None, hidden });
     }
     Ok((examples, gives))
 }
@@ -126,7 +172,8 @@ pub fn answered(
     let example = |(question, record): (&Question, &Arc<Record>)| {
         let target = Some(reading.target(record, gives)?);
         let (input, truth) = (question.input.clone(), question.truth);
-        Ok(Example { key: question.key.to_string(), input, target, truth })
+        let hidden = reading.hidden(record)?;
+        Ok(Example { key: question.key.to_string(), input, target, truth, hidden })
     };
     let pairs = questions.iter().zip(records);
     pairs
@@ -187,7 +234,7 @@ pub fn split(examples: Vec<Example>, test: f64, validation: f64, seed: u64) -> R
     let held = |example: &Example| Draw::Test.holds(seed, &example.key, test);
     let (test, bought) = examples.into_iter().partition(held);
     let (train, validation) = set_aside(bought, validation, seed);
-    Ok(Split { train, validation, test, classes: names(classes, &[]) })
+    Ok(Split { train, validation, test, classes: names(classes, &[]), layers: vec![] })
 }
 
 /// The names of the teacher's classes: those of the source, then bare numbers.
@@ -255,6 +302,7 @@ mod tests {
             least_probability: LEAST_PROBABILITY,
             gives: None,
             seen: Seen::Vector,
+            layers: vec![],
         }
     }
 

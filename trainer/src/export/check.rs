@@ -108,7 +108,13 @@ mod tests {
 
     fn examples(make: impl Fn(usize) -> Input) -> Vec<Example> {
         (0..9)
-            .map(|at| Example { key: format!("k{at}"), input: make(at), target: None, truth: None })
+            .map(|at| Example {
+                key: format!("k{at}"),
+                input: make(at),
+                target: None,
+                truth: None,
+                hidden: vec![],
+            })
             .collect()
     }
 

@@ -3,6 +3,7 @@
 //! This room must not know files or the loop. Invariant: everything here works on answers that were already recorded;
 //! no method asks a teacher.
 
+mod curriculum;
 mod mixup;
 mod offset;
 
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::LossConfig;
 
+pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
+pub(crate) use curriculum::{Head, Phase, PlanError, phase_loss, phases};
 pub(crate) use mixup::Mixup;
 pub(crate) use offset::fix_offset;
 
@@ -25,6 +28,9 @@ pub struct MethodConfig {
     /// Whether inputs and their targets are mixed in pairs.
     #[serde(default)]
     pub mixup: bool,
+    /// What the student learns of the teacher's hidden layers first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<CurriculumConfig>,
 }
 
 fn yes() -> bool {
@@ -38,7 +44,12 @@ impl MethodConfig {
         let losses: Vec<&str> = self.losses.iter().map(LossConfig::name).collect();
         let floats = self.losses.iter().any(LossConfig::floats);
         let offset = if floats && !self.offset_fix { " without offset fix" } else { "" };
-        format!("{}{}{offset}", if self.mixup { "mixup " } else { "" }, losses.join(" + "))
+        let before = match &self.curriculum {
+            Some(CurriculumConfig { form: Match::Head, .. }) => "curriculum, then ",
+            Some(CurriculumConfig { form: Match::Direct, .. }) => "direct curriculum, then ",
+            None => "",
+        };
+        format!("{before}{}{}{offset}", if self.mixup { "mixup " } else { "" }, losses.join(" + "))
     }
 
     /// Whether the student's outputs float and are to be put back.

@@ -29,7 +29,13 @@ mod tests {
         let vector = |at: f32| Input::Vector(vec![at, 1.0 - at]);
         let student = config.build(&vector(0.0), 3, 0, &cpu).unwrap();
         let examples: Vec<Example> = (0..5)
-            .map(|at| Example { key: at.to_string(), input: vector(at as f32), target: None, truth: None })
+            .map(|at| Example {
+                key: at.to_string(),
+                input: vector(at as f32),
+                target: None,
+                truth: None,
+                hidden: vec![],
+            })
             .collect();
         let inputs = student.inputs(&examples.iter().collect::<Vec<_>>(), &cpu).unwrap();
         let shift = Tensor::new(&[[3f32, -2.0, 0.5]], &cpu).unwrap();

@@ -46,11 +46,12 @@ fn split() -> Split {
             input: Input::Vector(vec![x, y]),
             target: Some(Target::Logits(scores)),
             truth,
+            hidden: vec![],
         }
     };
     let part = |range: std::ops::Range<usize>| range.map(example).collect();
     let classes = ["a", "b<", "c"].map(str::to_owned).to_vec();
-    Split { train: part(0..48), validation: part(48..60), test: part(60..160), classes }
+    Split { train: part(0..48), validation: part(48..60), test: part(60..160), classes, layers: vec![] }
 }
 
 fn control(resume: bool) -> Control<'static> {

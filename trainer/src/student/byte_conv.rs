@@ -245,6 +245,15 @@ impl Student for ByteConv {
     }
 
     fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
+        self.output.forward(&self.hidden(inputs, 0)?)
+    }
+
+    /// One: its views side by side.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn hidden(&self, inputs: &Inputs, _layer: usize) -> Result<Tensor> {
         let symbols = &inputs.0[0];
         let (n, length) = symbols.dims2()?;
         let mut views = Vec::new();
@@ -262,7 +271,7 @@ impl Student for ByteConv {
             let embedded = self.embed(table, &Tensor::cat(&both, 1)?.contiguous()?)?;
             views.push(ends.forward(&embedded.reshape((n, ()))?)?.relu()?);
         }
-        self.output.forward(&Tensor::cat(&views, 1)?)
+        Tensor::cat(&views, 1)
     }
 
     fn parameters(&self) -> &Parameters {

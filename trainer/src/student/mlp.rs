@@ -54,10 +54,21 @@ impl Student for Mlp {
     }
 
     fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
-        let last = self.layers.len() - 1;
-        let mut hidden = self.layers[0].forward(&inputs.0[0])?;
-        for layer in &self.layers[1..=last] {
-            hidden = layer.forward(&hidden.relu()?)?;
+        let output = &self.layers[self.depth()];
+        match self.depth().checked_sub(1) {
+            Some(last) => output.forward(&self.hidden(inputs, last)?),
+            None => output.forward(&inputs.0[0]),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        self.layers.len() - 1
+    }
+
+    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor> {
+        let mut hidden = self.layers[0].forward(&inputs.0[0])?.relu()?;
+        for next in &self.layers[1..=layer] {
+            hidden = next.forward(&hidden)?.relu()?;
         }
         Ok(hidden)
     }

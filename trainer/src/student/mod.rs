@@ -153,6 +153,10 @@ pub(crate) trait Student {
     fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs>;
     /// Inputs to logits `[n, C]`.
     fn forward(&self, inputs: &Inputs) -> Result<Tensor>;
+    /// How many hidden layers it has.
+    fn depth(&self) -> usize;
+    /// Inputs to hidden layer `layer` below [`Student::depth`], after its activation: `[n, m]`.
+    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor>;
     /// The variables.
     fn parameters(&self) -> &Parameters;
     /// The bias that is added to the logits, one value a class.
@@ -198,6 +202,14 @@ impl Student for Built {
         self.inner().forward(inputs)
     }
 
+    fn depth(&self) -> usize {
+        self.inner().depth()
+    }
+
+    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor> {
+        self.inner().hidden(inputs, layer)
+    }
+
     fn parameters(&self) -> &Parameters {
         self.inner().parameters()
     }
@@ -217,7 +229,7 @@ mod tests {
 
     /// One configuration of every kind, with an input that it takes.
     fn every_student() -> Vec<(StudentConfig, Vec<Example>)> {
-        let example = |input| Example { key: "k".into(), input, target: None, truth: None };
+        let example = |input| Example { key: "k".into(), input, target: None, truth: None, hidden: vec![] };
         let vectors =
             (0..6).map(|at| example(Input::Vector((0..5).map(|i| ((at * i) as f32).sin()).collect())));
         let bytes =

@@ -12,6 +12,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::sampler::Place;
+use super::stage::StagePlace;
 use super::{MetricRow, TrainError};
 use crate::optimizer::Slot;
 
@@ -24,6 +25,9 @@ pub(crate) struct State {
     pub(crate) about: About,
     /// The variables in the student's order.
     pub(crate) values: Vec<Vec<f32>>,
+    /// The head of the phase that is learnt; empty without one.
+    pub(crate) head: Vec<Vec<f32>>,
+    /// The optimizer's, of the student's variables and then the head's.
     pub(crate) slots: Vec<Slot>,
     /// The variables of the best validation so far.
     pub(crate) best: Option<Vec<Vec<f32>>>,
@@ -40,6 +44,12 @@ pub(crate) struct About {
     pub(crate) sampler: Place,
     /// Where mixup's random numbers stand.
     pub(crate) mixing: String,
+    /// Steps of the curriculum's phases so far.
+    #[serde(default)]
+    pub(crate) before: usize,
+    /// The phase that is learnt now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stage: Option<StagePlace>,
     /// The bits of the best validation loss; text would round it.
     pub(crate) best_bits: Option<u32>,
     pub(crate) stale: usize,
@@ -61,6 +71,7 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<(), TrainError> {
             .push((format!("{kind}.{at:03}"), values.iter().flat_map(|value| value.to_le_bytes()).collect()));
     };
     state.values.iter().enumerate().for_each(|(at, values)| add("values", at, values));
+    state.head.iter().enumerate().for_each(|(at, values)| add("head", at, values));
     for (at, slot) in state.slots.iter().enumerate() {
         add("momentum", at, &slot.momentum);
         add("square", at, &slot.square);
@@ -121,6 +132,7 @@ pub(crate) fn load(path: &Path, digest: &str) -> Result<Option<State>, TrainErro
     let best = about.best_bits.map(|_| read("best"));
     Ok(Some(State {
         values: read("values"),
+        head: read("head"),
         slots: slots.map(|(momentum, square)| Slot { momentum, square }).collect(),
         best,
         about,

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod sampler;
+mod stage;
 mod task;
 
 use std::path::{Path, PathBuf};
@@ -13,17 +14,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::compare::Comparison;
 use crate::example::{SplitError, argmax};
 use crate::loss::{Batch, LossError, cross_entropy, kd, total};
-use crate::method::{Mixup, fix_offset};
+use crate::method::{CurriculumError, Mixup, fix_offset};
 use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
 use crate::student::{Built, Inputs, Student, StudentError};
 use checkpoint::{About, State};
 use sampler::{Sampler, stream};
+use stage::Stage;
 use task::Part;
 
 pub(crate) use checkpoint::replace;
@@ -160,6 +163,9 @@ pub enum TrainError {
     /// The losses cannot be used.
     #[error(transparent)]
     Loss(#[from] LossError),
+    /// The curriculum cannot be followed.
+    #[error(transparent)]
+    Curriculum(#[from] CurriculumError),
     /// The student cannot be used.
     #[error(transparent)]
     Student(#[from] StudentError),
@@ -302,26 +308,23 @@ pub(crate) fn train(
     while run.step < config.steps && !run.stopped {
         let loss = run.loss()?;
         let value = loss.to_scalar::<f32>()?;
+        let step = run.taken();
         if !value.is_finite() {
-            return Err(TrainError::Diverged { seed, step: run.step, loss: value });
+            return Err(TrainError::Diverged { seed, step, loss: value });
         }
-        let lr = config.settings().lr_at(run.step) as f32;
-        let gradient_norm = run.optimizer.step(&loss.backward()?)? as f32;
-        run.step += 1;
-        if run.step.is_multiple_of(config.evaluate_every) || run.step == config.steps {
-            let row = MetricRow { seed, step: run.step, loss: value, lr, gradient_norm, ..EMPTY };
-            run.look(row)?;
-        }
+        let (lr, gradient_norm) = run.take(&loss.backward()?)?;
+        let row = MetricRow { seed, step: step + 1, loss: value, lr, gradient_norm, ..EMPTY };
+        run.look(row)?;
         let validation = run.rows.last().and_then(|row| row.validation_loss);
-        let (step, steps, method) = (run.step, config.steps, task.method.name());
+        let (step, steps, method) = (run.taken(), run.most(), task.method.name());
         (control.progress)(&Progress { method, seed, step, steps, loss: value, validation });
         let interrupted = control.interrupt.load(Ordering::Relaxed);
-        let due = config.checkpoint_every > 0 && run.step.is_multiple_of(config.checkpoint_every);
+        let due = config.checkpoint_every > 0 && step.is_multiple_of(config.checkpoint_every);
         if let (Some(file), true) = (&file, interrupted || due) {
             checkpoint::save(file, &run.state()?)?;
         }
         if interrupted {
-            return Ok(Ended::Interrupted { step: run.step });
+            return Ok(Ended::Interrupted { step });
         }
     }
     if let Some(file) = &file {
@@ -349,6 +352,11 @@ struct Run<'a> {
     comparisons: Option<Vec<Comparison>>,
     sampler: Sampler,
     mixing: ChaCha8Rng,
+    /// The phase of the curriculum that is learnt now; none once the losses are.
+    stage: Option<Stage>,
+    /// Steps of the curriculum's phases so far.
+    before: usize,
+    /// Steps on the losses.
     step: usize,
     stopped: bool,
     best: Option<(f32, Vec<Vec<f32>>)>,
@@ -366,6 +374,8 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(task.config.settings(), vars),
             sampler: Sampler::new(count, stream(seed, 2)),
             mixing: stream(seed, 3),
+            stage: Stage::start(task, seed, 0, &student)?,
+            before: 0,
             task,
             seed,
             student,
@@ -378,8 +388,34 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Steps so far, those of the curriculum included.
+    fn taken(&self) -> usize {
+        self.before + self.step
+    }
+
+    /// The most steps that it will have taken.
+    fn most(&self) -> usize {
+        let ahead = self.stage.as_ref().map_or(0, |stage| stage.left(self.task));
+        self.before + ahead + self.task.config.steps
+    }
+
+    /// Steps along the gradients; the rate, and the norm of all gradients.
+    fn take(&mut self, gradients: &GradStore) -> candle_core::Result<(f32, f32)> {
+        if let Some(stage) = &mut self.stage {
+            self.before += 1;
+            return stage.take(gradients);
+        }
+        let lr = self.task.config.settings().lr_at(self.step) as f32;
+        let norm = self.optimizer.step(gradients)? as f32;
+        self.step += 1;
+        Ok((lr, norm))
+    }
+
     /// The loss of the next batch.
     fn loss(&mut self) -> candle_core::Result<Tensor> {
+        if let Some(stage) = &mut self.stage {
+            return stage.loss(self.task, &self.student);
+        }
         let losses = &self.task.method.losses;
         let drawn = self.sampler.draw(self.task.config.batch);
         if self.task.method.mixup {
@@ -405,8 +441,23 @@ impl<'a> Run<'a> {
         self.task.batch(&rows, Some(weights))
     }
 
-    /// Looks at the validation part, keeps the best step, and decides whether to stop.
+    /// After a step: goes on to the next phase where one is over; where it is time, looks at the validation part, keeps
+    /// the best step, and decides whether to stop.
     fn look(&mut self, mut row: MetricRow) -> Result<(), TrainError> {
+        let (every, steps) = (self.task.config.evaluate_every, self.task.config.steps);
+        if let Some(stage) = &mut self.stage {
+            let over = stage.is_over(self.task, row.loss);
+            if over || row.step.is_multiple_of(every) {
+                self.rows.push(row);
+            }
+            if over {
+                self.stage = Stage::start(self.task, self.seed, stage.phase() + 1, &self.student)?;
+            }
+            return Ok(());
+        }
+        if !self.step.is_multiple_of(every) && self.step != steps {
+            return Ok(());
+        }
         if let Some(validation) = &self.task.validation {
             let bias = self.student.output_bias().copy()?;
             self.put_offset_back()?;
@@ -451,27 +502,40 @@ impl<'a> Run<'a> {
                 stopped: self.stopped,
                 sampler: self.sampler.place(),
                 mixing: self.mixing.get_word_pos().to_string(),
+                before: self.before,
+                stage: self.stage.as_ref().map(Stage::place),
                 best_bits: self.best.as_ref().map(|(loss, _)| loss.to_bits()),
                 stale: self.stale,
                 rows: self.rows.clone(),
             },
             values: values(&self.student)?,
-            slots: self.optimizer.state().1.to_vec(),
+            head: self.stage.as_ref().map_or_else(|| Ok(vec![]), Stage::head)?,
+            slots: self.stage.as_ref().map_or(&self.optimizer, Stage::optimizer).state().1.to_vec(),
             best: self.best.as_ref().map(|(_, values)| values.clone()),
         })
     }
 
     /// Goes on from a state; `None` if it is not one of this run.
     fn restore(&mut self, state: State) -> Option<()> {
-        let About { seed, step, stopped, sampler, mixing, best_bits, stale, rows, .. } = state.about;
+        let About { seed, step, stopped, sampler, mixing, before, stage, best_bits, stale, rows, .. } =
+            state.about;
         let sizes = |values: &[Vec<f32>]| values.iter().map(Vec::len).collect::<Vec<_>>();
         let vars = self.student.parameters().all().iter();
         let fits = sizes(&state.values) == vars.map(|(_, var)| var.elem_count()).collect::<Vec<_>>();
-        if seed != self.seed || !fits || state.slots.len() != state.values.len() {
+        if seed != self.seed || !fits || state.slots.len() != state.values.len() + state.head.len() {
             return None;
         }
         set_values(&self.student, &state.values).ok()?;
-        self.optimizer.restore(step, state.slots);
+        self.before = before;
+        self.stage = match &stage {
+            Some(place) => {
+                Some(Stage::restore(self.task, seed, place, &self.student, (&state.head, &state.slots))?)
+            }
+            None => None,
+        };
+        if stage.is_none() {
+            self.optimizer.restore(step, state.slots);
+        }
         self.sampler.go_to(&sampler)?;
         self.mixing.set_word_pos(mixing.parse().ok()?);
         self.best = best_bits.map(f32::from_bits).zip(state.best);

@@ -10,7 +10,7 @@ use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{Batch, LossConfig, LossError, check_losses};
-use crate::method::{MethodConfig, Mixup};
+use crate::method::{MethodConfig, Mixup, Phase, PlanError, phases};
 use crate::student::{Built, Inputs, Student, StudentConfig};
 
 /// A split, a student and a method, ready for any number of seeds.
@@ -21,6 +21,8 @@ pub(crate) struct Task<'a> {
     pub(crate) device: Device,
     pub(crate) train: Part,
     pub(crate) validation: Option<Part>,
+    /// What is learnt of the teacher's hidden layers before the losses.
+    pub(crate) phases: Vec<Phase>,
     classes: usize,
     sample: Input,
     digests: (String, String),
@@ -61,10 +63,12 @@ impl<'a> Task<'a> {
         if method.mixup && (!built.mixable() || method.losses.iter().any(|loss| loss.tuples().is_some())) {
             return Err(TrainError::Mixup { student: student.name() });
         }
+        let phases = plan(split, &built, student.name(), method, &device)?;
         let part = |examples: &[Example]| Part::new(&built, examples, &device);
         Ok(Self {
             train: part(&split.train)?,
             validation: if split.validation.is_empty() { None } else { Some(part(&split.validation)?) },
+            phases,
             digests: digests(split),
             student,
             method,
@@ -123,6 +127,24 @@ impl<'a> Task<'a> {
     }
 }
 
+/// The phases of the method's curriculum, if it has one.
+fn plan(
+    split: &Split,
+    student: &Built,
+    name: &'static str,
+    method: &MethodConfig,
+    device: &Device,
+) -> Result<Vec<Phase>, TrainError> {
+    let Some(curriculum) = &method.curriculum else { return Ok(vec![]) };
+    let sample = student.inputs(&[&split.train[0]], device)?;
+    let widths = (0..student.depth()).map(|layer| student.hidden(&sample, layer)?.dim(1));
+    let widths = widths.collect::<candle_core::Result<Vec<usize>>>()?;
+    phases(curriculum, name, &widths, &split.layers, &split.train, device).map_err(|error| match error {
+        PlanError::Curriculum(error) => error.into(),
+        PlanError::Tensor(error) => error.into(),
+    })
+}
+
 impl Part {
     fn new(student: &Built, examples: &[Example], device: &Device) -> Result<Self, TrainError> {
         let count = examples.len();
@@ -169,11 +191,12 @@ pub(crate) fn digests(split: &Split) -> (String, String) {
         hasher.update(value);
     };
     split.classes.iter().for_each(|class| text(&mut data, class.as_bytes()));
+    split.layers.iter().for_each(|layer| text(&mut record, layer.as_bytes()));
     for (name, examples) in split.parts() {
         let part = format!("{name} {}", examples.len());
         text(&mut data, part.as_bytes());
         text(&mut record, part.as_bytes());
-        for Example { key, input, target, truth } in examples {
+        for Example { key, input, target, truth, hidden } in examples {
             text(&mut data, key.as_bytes());
             text(&mut data, &input_bytes(input));
             text(&mut data, format!("{truth:?}").as_bytes());
@@ -182,6 +205,9 @@ pub(crate) fn digests(split: &Split) -> (String, String) {
             text(&mut record, format!("{given:?}").as_bytes());
             if let Some(Target::Logits(scores) | Target::LogProbabilities(scores)) = target {
                 text(&mut record, &scores.iter().flat_map(|score| score.to_le_bytes()).collect::<Vec<u8>>());
+            }
+            for values in hidden {
+                text(&mut record, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
             }
         }
     }

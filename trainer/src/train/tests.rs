@@ -17,23 +17,34 @@ fn split() -> Split {
             input: Input::Vector(vec![x, y]),
             target: Some(Target::Logits(scores)),
             truth,
+            hidden: vec![vec![x + y, x - y, x * y], vec![x, y, 0.0, x.abs(), y.abs(), -x, -y, 1.0]],
         }
     };
     let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
     let part = |range: std::ops::Range<usize>| range.map(example).collect();
-    Split { train: part(0..40), validation: part(40..60), test: part(60..160), classes }
+    Split {
+        train: part(0..40),
+        validation: part(40..60),
+        test: part(60..160),
+        classes,
+        layers: vec!["relu1".into(), "relu2".into()],
+    }
 }
 
 fn method(losses: &str) -> MethodConfig {
     toml::from_str(losses).unwrap()
 }
 
-const METHODS: [&str; 5] = [
+const METHODS: [&str; 8] = [
     "losses = [{ kind = 'ckd' }]",
     "losses = [{ kind = 'ckd', tuples = 'all', positives = 2 }]",
     "losses = [{ kind = 'ckd', form = 'kl' }, { kind = 'logit-mse' }]",
     "losses = [{ kind = 'labels', of = 'truth' }, { kind = 'kd' }]\nmixup = true",
     "losses = [{ kind = 'labels' }, { kind = 'rkd', weight = 25.0 }]",
+    // Stopped at 20, the first is in its second phase, and the second in its only one.
+    "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 15, layers = [{ student = 1, teacher = 'relu1' }, { student = 1, teacher = 'relu2' }] }",
+    "losses = [{ kind = 'ckd' }]\ncurriculum = { steps = 30, match = 'direct' }",
+    "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 1000, patience = 1 }",
 ];
 
 fn config(rule: Rule) -> TrainConfig {
@@ -150,6 +161,20 @@ fn a_seed_stops_when_validation_stands_still() {
 }
 
 #[test]
+fn a_phase_ends_when_it_stands_still_or_after_its_steps() {
+    let (split, student) = (split(), student());
+    let config = config(Rule::Adamw);
+    let steps = |curriculum: &str| {
+        let method = method(&format!("losses = [{{ kind = 'kd' }}]\ncurriculum = {curriculum}"));
+        let task = Task::new(&split, &student, &method, &config).unwrap();
+        finished(train(&task, 0, None, &control(false)).unwrap()).rows.last().unwrap().step
+    };
+    assert_eq!(steps("{ steps = 25 }"), 25 + 40);
+    let stood_still = steps("{ steps = 5000, patience = 2 }");
+    assert!(stood_still < 5000 && (stood_still - 40).is_multiple_of(config.evaluate_every), "{stood_still}");
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_before_the_first_step() {
     let check = |split: Split, losses: &str, config: TrainConfig, expected: &str| {
         let method = method(losses);
@@ -176,6 +201,20 @@ fn what_cannot_be_trained_is_refused_before_the_first_step() {
         "losses = [{ kind = 'labels', of = 'truth' }]",
         default(),
         "loss `labels` needs the truth (`of = \"truth\"`), but `k7` has none",
+    );
+    let mut unseen = split();
+    unseen.train[5].hidden.pop();
+    check(
+        unseen,
+        "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 5 }",
+        default(),
+        "the answer to `k5` has hidden tensors of [3] numbers, but the others have [3, 8]",
+    );
+    check(
+        split(),
+        "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 5, match = 'direct', layers = [{ student = 1, teacher = 'relu1' }] }",
+        default(),
+        "layer 1 of the student has 8 numbers and `relu1` was recorded as 3: `match = \"direct\"` needs as many; `match = \"head\"` does not",
     );
     let few = Split { train: split().train[..2].to_vec(), ..split() };
     check(
