@@ -32,7 +32,10 @@ pub use evaluate::{Measure, Measures};
 pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
 pub use export::{CheckError, Model, TOLERANCE, check_export};
 pub use loss::{Form, Labels, LossConfig, LossError, Tuples, check_losses};
-pub use method::{CurriculumConfig, CurriculumError, LayerPair, Match, MethodConfig};
+pub use method::{
+    CHECKPOINT, CurriculumConfig, CurriculumError, LayerPair, Match, MethodConfig, ProgressiveConfig,
+    ProgressiveError,
+};
 pub use optimizer::{Rule, Schedule};
 pub use report::{Report, Row, Spend};
 pub use run::{

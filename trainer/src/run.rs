@@ -318,7 +318,13 @@ pub fn train_run(
     folder: &Path,
     control: &Control<'_>,
 ) -> Result<Outcome, TrainError> {
-    let alone = MethodConfig { losses: vec![ALONE], offset_fix: true, mixup: false, curriculum: None };
+    let alone = MethodConfig {
+        losses: vec![ALONE],
+        offset_fix: true,
+        mixup: false,
+        curriculum: None,
+        progressive: None,
+    };
     let task = Task::new(split, &config.student, &config.method, &config.train)?;
     let alone_task = Task::new(split, &config.student, &alone, &config.train)?;
     let checkpoints = folder.join("checkpoints");

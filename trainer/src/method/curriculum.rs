@@ -10,11 +10,10 @@
 //! It must not know the loop. Invariant: a plan's phases name layers that the student has and targets that the answers
 //! hold.
 
-use candle_core::{Device, Result, Tensor, Var};
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
+use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::phase::{CHECKPOINT, Learns, Phase, PlanError, column};
 use crate::example::Example;
 use crate::nearest::nearest;
 
@@ -105,44 +104,33 @@ pub enum CurriculumError {
     Steps,
 }
 
-/// One phase: a student's layer, from 0 on, and its target for every training example.
-#[derive(Debug, Clone)]
-pub(crate) struct Phase {
-    pub(crate) layer: usize,
-    /// Standardised, `[N, r]`.
-    pub(crate) targets: Tensor,
-}
-
-/// The phases of a curriculum for a student whose layers have `widths` numbers.
-pub(crate) fn phases(
+/// The phases of a curriculum for a student whose layers have `widths` numbers, out of the hidden tensors among `signals`.
+pub(crate) fn extraction(
     config: &CurriculumConfig,
     student: &'static str,
     widths: &[usize],
-    tensors: &[String],
+    signals: &[String],
     examples: &[Example],
     device: &Device,
 ) -> std::result::Result<Vec<Phase>, PlanError> {
-    let pairs = pairs(config, student, widths.len(), tensors)?;
-    let mut phases = Vec::with_capacity(pairs.len());
-    for (layer, tensor) in pairs {
-        let recorded = examples.first().map_or(0, |example| example.hidden[tensor].len());
+    let places: Vec<usize> =
+        (0..signals.len()).filter(|place| !signals[*place].starts_with(CHECKPOINT)).collect();
+    let tensors: Vec<String> = places.iter().map(|place| signals[*place].clone()).collect();
+    let mut phases = Vec::new();
+    for (layer, tensor) in pairs(config, student, widths.len(), &tensors)? {
+        let recorded = examples.first().map_or(0, |example| example.hidden[places[tensor]].len());
         if config.form == Match::Direct && recorded != widths[layer] {
             let (layer, has, teacher) = (layer + 1, widths[layer], tensors[tensor].clone());
             return Err(CurriculumError::Direct { layer, has, teacher, recorded }.into());
         }
-        let values = examples.iter().flat_map(|example| example.hidden[tensor].iter().copied()).collect();
-        phases.push(Phase { layer, targets: standardised(values, recorded, device)? });
+        phases.push(Phase {
+            learns: Learns::Layer { layer, head: config.form == Match::Head },
+            targets: standardised(&column(examples, places[tensor], recorded, device)?)?,
+            steps: config.steps,
+            patience: config.patience,
+        });
     }
     Ok(phases)
-}
-
-/// Why no phases were made.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PlanError {
-    #[error(transparent)]
-    Curriculum(#[from] CurriculumError),
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
 }
 
 /// The student's layer and the place of the tensor, both from 0 on, phase by phase.
@@ -183,51 +171,13 @@ fn pairs(
     config.layers.iter().map(pair).collect()
 }
 
-/// Each of `width` columns with mean 0 and variance 1; a column that never changes becomes 0.
-fn standardised(values: Vec<f32>, width: usize, device: &Device) -> Result<Tensor> {
+/// Each column with mean 0 and variance 1; a column that never changes becomes 0.
+fn standardised(all: &Tensor) -> Result<Tensor> {
     /// Below it, a column is taken not to change.
     const LEAST_DEVIATION: f64 = 1e-6;
-    let all = Tensor::from_vec(values, ((), width.max(1)), device)?;
     let centred = all.broadcast_sub(&all.mean_keepdim(0)?)?;
     let deviation = centred.sqr()?.mean_keepdim(0)?.sqrt()?;
     centred.broadcast_div(&deviation.maximum(LEAST_DEVIATION)?)
-}
-
-/// R and c of one phase.
-#[derive(Debug, Clone)]
-pub(crate) struct Head {
-    /// `[r, m]`.
-    pub(crate) weight: Var,
-    /// `[r]`.
-    pub(crate) bias: Var,
-}
-
-impl Head {
-    /// Uniform in 1/sqrt(m), as every linear layer here.
-    pub(crate) fn new(width: usize, outputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
-        let bound = (1.0 / width as f32).sqrt();
-        let mut uniform = |count: usize| -> Vec<f32> {
-            (0..count).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
-        };
-        let weight = Tensor::from_vec(uniform(outputs * width), (outputs, width), device)?;
-        let bias = Tensor::from_vec(uniform(outputs), outputs, device)?;
-        Ok(Self { weight: Var::from_tensor(&weight)?, bias: Var::from_tensor(&bias)? })
-    }
-
-    /// Its variables, in order.
-    pub(crate) fn vars(&self) -> [Var; 2] {
-        [self.weight.clone(), self.bias.clone()]
-    }
-
-    fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
-    }
-}
-
-/// The loss of a phase on a batch: the layer `[n, m]`, through its head where it has one, against targets `[n, r]`.
-pub(crate) fn phase_loss(layer: &Tensor, head: Option<&Head>, targets: &Tensor) -> Result<Tensor> {
-    let seen = head.map_or_else(|| Ok(layer.clone()), |head| head.forward(layer))?;
-    (seen - targets)?.sqr()?.mean_all()
 }
 
 #[cfg(test)]
@@ -278,29 +228,11 @@ mod tests {
 
     #[test]
     fn targets_have_mean_nought_and_variance_one() {
-        let values = vec![1.0, 7.0, 3.0, 7.0, 8.0, 7.0];
-        let rows = standardised(values, 2, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let values = Tensor::new(&[[1f32, 7.0], [3.0, 7.0], [8.0, 7.0]], &Device::Cpu).unwrap();
+        let rows = standardised(&values).unwrap().to_vec2::<f32>().unwrap();
         let first: Vec<f32> = rows.iter().map(|row| row[0]).collect();
         assert!(first.iter().sum::<f32>().abs() < 1e-6);
         assert!((first.iter().map(|value| value * value).sum::<f32>() - 3.0).abs() < 1e-5);
         assert!(rows.iter().all(|row| row[1] == 0.0), "a constant says nothing");
-    }
-
-    // torch: F.mse_loss(h @ R.T + c, t) with h = [[1, 2], [0, -1]], R = [[.5, -1]], c = [.25], t = [[1], [0]]
-    //   # 3.3125 = ((-1.25 - 1)^2 + 1.25^2) / 2
-    #[test]
-    fn a_phase_is_the_mean_square_through_its_head() {
-        let tensor =
-            |rows: &[[f32; 2]]| Tensor::from_slice(&rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap();
-        let head = Head {
-            weight: Var::from_tensor(&tensor(&[[0.5, -1.0]])).unwrap(),
-            bias: Var::from_tensor(&Tensor::new(&[0.25f32], &Device::Cpu).unwrap()).unwrap(),
-        };
-        let targets = Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap();
-        let hidden = tensor(&[[1.0, 2.0], [0.0, -1.0]]);
-        let loss = phase_loss(&hidden, Some(&head), &targets).unwrap().to_scalar::<f32>().unwrap();
-        assert!((loss - 3.3125).abs() < 1e-6, "{loss}");
-        let direct = phase_loss(&hidden, None, &tensor(&[[1.0, 0.0], [0.0, 0.0]])).unwrap();
-        assert!((direct.to_scalar::<f32>().unwrap() - 1.25).abs() < 1e-6);
     }
 }

@@ -6,15 +6,21 @@
 mod curriculum;
 mod mixup;
 mod offset;
+mod phase;
+mod progressive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::loss::LossConfig;
 
+pub(crate) use curriculum::extraction;
 pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
-pub(crate) use curriculum::{Head, Phase, PlanError, phase_loss, phases};
 pub(crate) use mixup::Mixup;
 pub(crate) use offset::fix_offset;
+pub use phase::CHECKPOINT;
+pub(crate) use phase::{Head, Learns, Phase, PlanError};
+pub(crate) use progressive::progressive;
+pub use progressive::{ProgressiveConfig, ProgressiveError};
 
 /// The `[method]` table of a run file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +37,9 @@ pub struct MethodConfig {
     /// What the student learns of the teacher's hidden layers first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<CurriculumConfig>,
+    /// What it learns of earlier checkpoints of the teacher first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressive: Option<ProgressiveConfig>,
 }
 
 fn yes() -> bool {
@@ -49,7 +58,12 @@ impl MethodConfig {
             Some(CurriculumConfig { form: Match::Direct, .. }) => "direct curriculum, then ",
             None => "",
         };
-        format!("{before}{}{}{offset}", if self.mixup { "mixup " } else { "" }, losses.join(" + "))
+        let progressive = if self.progressive.is_some() { "progressive, then " } else { "" };
+        format!(
+            "{before}{progressive}{}{}{offset}",
+            if self.mixup { "mixup " } else { "" },
+            losses.join(" + ")
+        )
     }
 
     /// Whether the student's outputs float and are to be put back.

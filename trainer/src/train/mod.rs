@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::compare::Comparison;
 use crate::example::{SplitError, argmax};
 use crate::loss::{Batch, LossError, cross_entropy, kd, total};
-use crate::method::{CurriculumError, Mixup, fix_offset};
+use crate::method::{CurriculumError, Mixup, PlanError, ProgressiveError, fix_offset};
 use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
 use crate::student::{Built, Inputs, Student, StudentError};
 use checkpoint::{About, State};
@@ -166,6 +166,9 @@ pub enum TrainError {
     /// The curriculum cannot be followed.
     #[error(transparent)]
     Curriculum(#[from] CurriculumError),
+    /// The checkpoints cannot be followed.
+    #[error(transparent)]
+    Progressive(#[from] ProgressiveError),
     /// The student cannot be used.
     #[error(transparent)]
     Student(#[from] StudentError),
@@ -225,6 +228,16 @@ pub enum TrainError {
     /// An operation on tensors.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl From<PlanError> for TrainError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Curriculum(error) => error.into(),
+            PlanError::Progressive(error) => error.into(),
+            PlanError::Tensor(error) => error.into(),
+        }
+    }
 }
 
 /// How the caller watches and stops a run.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sampler::{Place, Sampler, stream};
 use super::task::Task;
-use crate::method::{CurriculumConfig, Head, Match, phase_loss};
+use crate::method::{Head, Learns};
 use crate::optimizer::{Optimizer, Schedule, Settings, Slot};
 use crate::student::{Built, Student};
 
@@ -45,16 +45,14 @@ pub(crate) struct StagePlace {
 impl Stage {
     /// The first step of a phase; none where there is no such phase.
     pub(crate) fn start(task: &Task<'_>, seed: u64, phase: usize, student: &Built) -> Result<Option<Self>> {
-        let (Some(config), Some(learnt)) = (&task.method.curriculum, task.phases.get(phase)) else {
-            return Ok(None);
-        };
+        let Some(learnt) = task.phases.get(phase) else { return Ok(None) };
         let streams = STREAMS + 2 * phase as u64;
         let mut vars: Vec<_> = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
-        let head = match config.form {
-            Match::Direct => None,
-            Match::Head => {
+        let head = match learnt.learns {
+            Learns::Outputs | Learns::Layer { head: false, .. } => None,
+            Learns::Layer { layer, head: true } => {
                 let sample = task.train.inputs.select(&Tensor::new(&[0u32], &task.device)?)?;
-                let width = student.hidden(&sample, learnt.layer)?.dim(1)?;
+                let width = student.hidden(&sample, layer)?.dim(1)?;
                 let outputs = learnt.targets.dim(1)?;
                 Some(Head::new(width, outputs, &mut stream(seed, streams), &task.device)?)
             }
@@ -62,7 +60,7 @@ impl Stage {
         vars.extend(head.iter().flat_map(Head::vars));
         // Each phase begins anew, at the full rate: the schedule is that of the steps on the losses.
         let settings =
-            Settings { schedule: Schedule::Constant, steps: config.steps, ..task.config.settings() };
+            Settings { schedule: Schedule::Constant, steps: learnt.steps, ..task.config.settings() };
         Ok(Some(Self {
             phase,
             taken: 0,
@@ -107,16 +105,16 @@ impl Stage {
 
     /// The most steps until the last phase ends.
     pub(crate) fn left(&self, task: &Task<'_>) -> usize {
-        let behind = task.phases.len() - self.phase - 1;
-        self.settings.steps - self.taken + behind * self.settings.steps
+        let behind = task.phases[self.phase..].iter().map(|phase| phase.steps).sum::<usize>();
+        behind - self.taken
     }
 
     /// The loss of the next batch.
     pub(crate) fn loss(&mut self, task: &Task<'_>, student: &Built) -> Result<Tensor> {
         let drawn = Tensor::new(self.sampler.draw(task.config.batch), &task.device)?;
         let phase = &task.phases[self.phase];
-        let layer = student.hidden(&task.train.inputs.select(&drawn)?, phase.layer)?;
-        phase_loss(&layer, self.head.as_ref(), &phase.targets.index_select(&drawn, 0)?)
+        let (inputs, targets) = (task.train.inputs.select(&drawn)?, phase.targets.index_select(&drawn, 0)?);
+        phase.loss(student, &inputs, self.head.as_ref(), &targets)
     }
 
     /// Steps along the gradients; the rate, and the norm of all gradients.
@@ -130,8 +128,7 @@ impl Stage {
     /// Whether the step that had this loss was its last.
     pub(crate) fn is_over(&mut self, task: &Task<'_>, loss: f32) -> bool {
         self.sum += f64::from(loss);
-        let patience =
-            task.method.curriculum.as_ref().map_or(0, |CurriculumConfig { patience, .. }| *patience);
+        let patience = task.phases[self.phase].patience;
         if patience > 0 && self.taken.is_multiple_of(task.config.evaluate_every) {
             let sum = std::mem::take(&mut self.sum);
             if self.best.is_none_or(|best| sum < best) {

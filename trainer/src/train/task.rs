@@ -10,7 +10,7 @@ use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{Batch, LossConfig, LossError, check_losses};
-use crate::method::{MethodConfig, Mixup, Phase, PlanError, phases};
+use crate::method::{MethodConfig, Mixup, Phase, PlanError, extraction, progressive};
 use crate::student::{Built, Inputs, Student, StudentConfig};
 
 /// A split, a student and a method, ready for any number of seeds.
@@ -127,22 +127,26 @@ impl<'a> Task<'a> {
     }
 }
 
-/// The phases of the method's curriculum, if it has one.
+/// What the method learns before its losses.
 fn plan(
     split: &Split,
     student: &Built,
     name: &'static str,
     method: &MethodConfig,
     device: &Device,
-) -> Result<Vec<Phase>, TrainError> {
-    let Some(curriculum) = &method.curriculum else { return Ok(vec![]) };
-    let sample = student.inputs(&[&split.train[0]], device)?;
-    let widths = (0..student.depth()).map(|layer| student.hidden(&sample, layer)?.dim(1));
-    let widths = widths.collect::<candle_core::Result<Vec<usize>>>()?;
-    phases(curriculum, name, &widths, &split.layers, &split.train, device).map_err(|error| match error {
-        PlanError::Curriculum(error) => error.into(),
-        PlanError::Tensor(error) => error.into(),
-    })
+) -> Result<Vec<Phase>, PlanError> {
+    let mut phases = Vec::new();
+    let (signals, examples) = (&split.layers, &split.train);
+    if let Some(curriculum) = &method.curriculum {
+        let sample = student.inputs(&[&examples[0]], device)?;
+        let widths = (0..student.depth()).map(|layer| student.hidden(&sample, layer)?.dim(1));
+        let widths = widths.collect::<candle_core::Result<Vec<usize>>>()?;
+        phases.extend(extraction(curriculum, name, &widths, signals, examples, device)?);
+    }
+    if let Some(config) = &method.progressive {
+        phases.extend(progressive(config, signals, split.classes.len(), examples, device)?);
+    }
+    Ok(phases)
 }
 
 impl Part {

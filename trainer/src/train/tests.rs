@@ -17,7 +17,11 @@ fn split() -> Split {
             input: Input::Vector(vec![x, y]),
             target: Some(Target::Logits(scores)),
             truth,
-            hidden: vec![vec![x + y, x - y, x * y], vec![x, y, 0.0, x.abs(), y.abs(), -x, -y, 1.0]],
+            hidden: vec![
+                vec![x + y, x - y, x * y],
+                vec![x, y, 0.0, x.abs(), y.abs(), -x, -y, 1.0],
+                vec![x, y - 1.0, 3.0],
+            ],
         }
     };
     let classes = ["a", "b", "c"].map(str::to_owned).to_vec();
@@ -27,7 +31,7 @@ fn split() -> Split {
         validation: part(40..60),
         test: part(60..160),
         classes,
-        layers: vec!["relu1".into(), "relu2".into()],
+        layers: ["relu1", "relu2", "checkpoint.young"].map(str::to_owned).to_vec(),
     }
 }
 
@@ -35,7 +39,7 @@ fn method(losses: &str) -> MethodConfig {
     toml::from_str(losses).unwrap()
 }
 
-const METHODS: [&str; 8] = [
+const METHODS: [&str; 9] = [
     "losses = [{ kind = 'ckd' }]",
     "losses = [{ kind = 'ckd', tuples = 'all', positives = 2 }]",
     "losses = [{ kind = 'ckd', form = 'kl' }, { kind = 'logit-mse' }]",
@@ -45,6 +49,7 @@ const METHODS: [&str; 8] = [
     "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 15, layers = [{ student = 1, teacher = 'relu1' }, { student = 1, teacher = 'relu2' }] }",
     "losses = [{ kind = 'ckd' }]\ncurriculum = { steps = 30, match = 'direct' }",
     "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 1000, patience = 1 }",
+    "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 10 }\nprogressive = { steps = 15 }",
 ];
 
 fn config(rule: Rule) -> TrainConfig {
@@ -208,7 +213,7 @@ fn what_cannot_be_trained_is_refused_before_the_first_step() {
         unseen,
         "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 5 }",
         default(),
-        "the answer to `k5` has hidden tensors of [3] numbers, but the others have [3, 8]",
+        "the answer to `k5` has hidden tensors of [3, 8] numbers, but the others have [3, 8, 3]",
     );
     check(
         split(),
