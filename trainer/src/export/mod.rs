@@ -14,6 +14,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::example::Input;
+use crate::method::CurriculumError;
 use crate::report::{make, pretty};
 use crate::student::{Built, Student, StudentConfig};
 use crate::train::{TrainError, replace};
@@ -133,5 +134,21 @@ impl Model {
     /// Inputs that are not of the student's kind.
     pub fn logits(&self, examples: &[&crate::example::Example]) -> Result<Vec<Vec<f32>>, TrainError> {
         Ok(self.student.logits(examples, &Device::Cpu)?)
+    }
+
+    /// The numbers of hidden layer `layer`, from 0 on, for each example.
+    ///
+    /// # Errors
+    /// Inputs that are not of the student's kind, or a layer that it does not have.
+    pub fn hidden(
+        &self,
+        examples: &[&crate::example::Example],
+        layer: usize,
+    ) -> Result<Vec<Vec<f32>>, TrainError> {
+        if layer >= self.student.depth() {
+            return Err(CurriculumError::Layer { layer: layer + 1, layers: self.student.depth() }.into());
+        }
+        let inputs = self.student.inputs(examples, &Device::Cpu)?;
+        Ok(self.student.hidden(&inputs, layer)?.to_vec2::<f32>()?)
     }
 }

@@ -61,6 +61,9 @@ pub struct TrainConfig {
     pub evaluate_every: usize,
     /// Looks without progress before a seed stops; 0 never stops.
     pub patience: usize,
+    /// The agreement with the teacher on the validation part at which a seed stops; none: it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<f64>,
     /// Steps between two checkpoints; 0 writes one at the end only.
     pub checkpoint_every: usize,
     /// The seeds: a list, or `"0..4"` for 0, 1, 2 and 3.
@@ -83,6 +86,7 @@ impl Default for TrainConfig {
             clip: None,
             evaluate_every: 100,
             patience: 0,
+            until: None,
             checkpoint_every: 500,
             seeds: vec![0],
         }
@@ -133,6 +137,8 @@ impl TrainConfig {
         check("weight_decay", self.weight_decay >= 0.0, self.weight_decay.to_string(), "0 or more")?;
         check("momentum", (0.0..1.0).contains(&self.momentum), self.momentum.to_string(), "0 to below 1")?;
         check("clip", self.clip.is_none_or(|clip| clip > 0.0), format!("{:?}", self.clip), "above 0")?;
+        let fine = self.until.is_none_or(|until| until > 0.0 && until <= 1.0);
+        check("until", fine, format!("{:?}", self.until), "above 0, at most 1")?;
         check("evaluate_every", self.evaluate_every > 0, self.evaluate_every.to_string(), "1 or more")?;
         let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
         let fine = !self.seeds.is_empty() && distinct == self.seeds.len();
@@ -483,7 +489,8 @@ impl<'a> Run<'a> {
                 self.stale += 1;
             }
             let patience = self.task.config.patience;
-            self.stopped = patience > 0 && self.stale >= patience;
+            let reached = self.task.config.until.is_some_and(|until| f64::from(agreement) >= until);
+            self.stopped = reached || (patience > 0 && self.stale >= patience);
             // The fix is for looking: training goes on from where it was, however often it is looked at.
             self.student.output_bias().set(&bias)?;
         }
