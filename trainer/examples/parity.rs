@@ -147,11 +147,10 @@ fn world(setting: &Setting) -> Result<World, Failure> {
         classes: vec!["-1".into(), "1".into()],
         layers: vec![format!("{CHECKPOINT}young"), "relu1".into()],
     };
-    let rows = teach(setting, &labelled(&split), STEPS_MAX, Some(0.999))?.0;
+    let (rows, teacher) = teach(setting, &labelled(&split), STEPS_MAX, Some(0.999))?;
     let last = rows.last().ok_or("the teacher took no step")?;
     let young = rows.iter().find(|row| row.validation_agreement >= Some(0.75));
     let young = young.ok_or("the teacher never saw the parity")?.step;
-    let (_, teacher) = teach(setting, &labelled(&split), last.step, None)?;
     let (_, earlier) = teach(setting, &labelled(&split), young, None)?;
     let projection = Projection::new(STUDENT, 0);
     for part in [&mut split.train, &mut split.validation] {
