@@ -135,3 +135,115 @@ impl Gone {
         Discrepancy { entry: self.number, what }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Cause, Entry};
+    use crate::journal::{Draft, Packed, read_apart};
+    use crate::money::Amount;
+    use crate::store::samples::{claim, key};
+    use crate::time::Timestamp;
+
+    /// An entry with a blob for each of `kept`; one that is not kept was erased.
+    fn read(number: u64, fact: Fact, kept: &[bool]) -> ReadEntry {
+        let entry = Entry { at: Timestamp(number), fact };
+        let blob = |_| Packed::new(b"part").unwrap();
+        let draft = Draft::new(&entry, kept.iter().map(blob).collect()).unwrap();
+        let stored = draft.stored().map(|bytes| bytes.map(bytes::Bytes::copy_from_slice));
+        let stored = stored.zip(kept).map(|(bytes, kept)| bytes.filter(|_| *kept));
+        let (entry, blobs) = read_apart(draft.payload(), stored).unwrap();
+        let payload = draft.payload().to_vec().into();
+        ReadEntry { number, offset: 0, writer: None, entry, blobs, payload }
+    }
+
+    fn reserved(hold: u64, names: &[&str]) -> Fact {
+        let (hold, exchange) = (HoldId(hold), claim(names).exchange);
+        Fact::Reserved { hold, exchange, amount: Amount::ZERO, price: None, metered: false, budgets: vec![] }
+    }
+
+    fn settled(hold: u64, names: &[&str]) -> Fact {
+        let items = names.iter().map(|name| SettledItem { key: key(name), share: Amount::ZERO }).collect();
+        let (hold, fee) = (HoldId(hold), Amount::ZERO);
+        Fact::Settled { hold, usage: None, fee, whole_hold: false, media: String::new(), items }
+    }
+
+    fn forfeited(hold: u64) -> Fact {
+        Fact::Forfeited { hold: HoldId(hold), cause: Cause::BrokenOff }
+    }
+
+    fn forgotten(name: &str) -> Fact {
+        Fact::Forgotten { key: key(name), why: String::new() }
+    }
+
+    /// Of each finding the entry, and what was erased.
+    #[track_caller]
+    fn check(facts: Vec<(Fact, &[bool])>, expected: &[(u64, &str)]) {
+        let mut erasures = Erasures::default();
+        for (number, (fact, kept)) in (1..).zip(facts) {
+            erasures.take(&read(number, fact, kept));
+        }
+        let found = erasures.found();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, (entry, what)) in found.iter().zip(expected) {
+            assert!(found.entry == *entry && found.what.starts_with(what), "`{what}` {entry}: {found:?}");
+        }
+    }
+
+    const ALL: &[bool] = &[true; 7];
+    const NONE: &[bool] = &[false; 7];
+    /// The first of two answers is gone.
+    const FIRST: &[bool] = &[true, false, false, false, true, true, true];
+
+    #[test]
+    fn only_an_entry_behind_it_explains_an_erased_answer() {
+        let both = || [(reserved(1, &["a", "b"]), &[][..]), (settled(1, &["a", "b"]), FIRST)];
+        let answer = |name| format!("the answer under key {}", key(name));
+        check(vec![(reserved(1, &["a", "b"]), &[]), (settled(1, &["a", "b"]), ALL)], &[]);
+        check(both().into(), &[(2, &answer("a"))]);
+        check([both().to_vec(), vec![(forgotten("b"), &[])]].concat(), &[(2, &answer("a"))]);
+        check([both().to_vec(), vec![(forgotten("a"), &[])]].concat(), &[]);
+        // Bought again after it was forgotten: what is erased of that needs an entry of its own.
+        let again =
+            vec![(forgotten("a"), &[][..]), (reserved(2, &["a"]), &[]), (settled(2, &["a"]), &NONE[..4])];
+        check([both().to_vec(), again.clone()].concat(), &[(5, &answer("a"))]);
+        check([both().to_vec(), again, vec![(forgotten("a"), &[])]].concat(), &[]);
+    }
+
+    #[test]
+    fn an_envelope_goes_with_the_last_answer_and_half_of_an_erasing_is_explained() {
+        let pair = |kept| vec![(reserved(1, &["a", "b"]), &[][..]), (settled(1, &["a", "b"]), kept)];
+        let with = |kept, names: &[&str]| {
+            let entries = names.iter().map(|name| (forgotten(name), &[][..]));
+            pair(kept).into_iter().chain(entries).collect::<Vec<_>>()
+        };
+        let envelope = "the envelope";
+        let no_envelope: &[bool] = &[false, true, true, true, true, true, true];
+        check(with(no_envelope, &[]), &[(2, envelope)]);
+        check(with(no_envelope, &["a"]), &[(2, envelope)]);
+        check(with(no_envelope, &["a", "b"]), &[]);
+        check(with(&[false, false, false, false, true, true, true], &["a"]), &[(2, envelope)]);
+        check(with(NONE, &["a", "b"]), &[]);
+        check(with(NONE, &["b"]), &[(2, "the answer under key")]);
+        for half in
+            [&[true, false, true, true, true, true, true], &[true, true, true, false, true, true, true]]
+        {
+            check(with(half, &["a"]), &[]);
+        }
+    }
+
+    #[test]
+    fn what_came_of_a_failed_call_goes_with_any_key_that_it_asked() {
+        let failed = |more: Vec<(Fact, &'static [bool])>| {
+            let call = vec![(reserved(1, &["a", "b"]), &[][..]), (forfeited(1), &NONE[..1])];
+            call.into_iter().chain(more).collect::<Vec<_>>()
+        };
+        check(vec![(reserved(1, &["a"]), &[]), (forfeited(1), &ALL[..1])], &[]);
+        check(failed(vec![]), &[(2, "what came of the call")]);
+        check(failed(vec![(forgotten("c"), &[])]), &[(2, "what came of the call")]);
+        check(failed(vec![(forgotten("b"), &[])]), &[]);
+        // Its hold is missing, so nobody knows what it asked.
+        check(failed(vec![]).split_off(1), &[(1, "what came of the call")]);
+        check(failed(vec![(forgotten("b"), &[])]).split_off(1), &[]);
+    }
+}
