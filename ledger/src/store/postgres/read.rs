@@ -220,6 +220,9 @@ async fn end(connection: &mut PgConnection, chains: &Chains) -> Result<(), ReadE
     Ok(())
 }
 
+/// Number, entries and chain as a writer says, and the chain that the entry of that number has.
+type WriterRow = (i64, i64, Vec<u8>, Option<Vec<u8>>);
+
 /// Gives every entry of the record that can be read to `take`, and every fault, until that has enough.
 async fn survey(
     connection: &mut PgConnection,
@@ -247,7 +250,7 @@ async fn survey(
         }
     }
     drop(rows);
-    let writers: Vec<(i64, i64, Vec<u8>, Option<Vec<u8>>)> = sqlx::query_as(
+    let writers: Vec<WriterRow> = sqlx::query_as(
         "SELECT id, entries, chain,
             (SELECT entry.chain FROM tuition.entry WHERE writer = id AND number = entries LIMIT 1)
          FROM tuition.writer ORDER BY id",

@@ -155,7 +155,7 @@ async fn gated<T: Send + 'static>(
     let waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
         WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()";
     while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *gate).await.unwrap() == 0 {
-        assert!(!asking.is_finished(), "it was answered before its commit began");
+        assert!(!asking.is_finished(), "it was answered before its commit ended");
     }
     assert!(
         tokio::time::timeout(EARLY, &mut asking).await.is_err(),
