@@ -170,6 +170,10 @@ async fn every_edit_of_a_database_is_found_and_named() {
     let ends = format!("the chain of writer 2 does not end with entry {last} as the writer says");
     tables.check(&[chain], &[(last, &ends)]);
     tables.check(&[&end(1)], &[(last + 1, "is missing from the record")]);
+    tables.check(
+        &["DELETE FROM tuition.head", &counter(2)],
+        &[(1, "the record's row of `head` is missing"), (last, "writer 2 has ")],
+    );
     tables.check(&[&end(-1)], &[(last, "of writer 2, stands behind its end")]);
 
     // All of them in one database.

@@ -229,9 +229,15 @@ async fn survey(
     mut take: impl FnMut(Result<(ReadEntry, Head), ReadError>) -> bool,
 ) -> Result<(), ReadError> {
     let database = ReadError::Database;
-    let record = log::name(connection).await.map_err(database)?;
-    let end = log::head(connection).await.map_err(database)?.seq.cast_signed();
-    let mut survey = Survey::new(record, end);
+    let head: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT store, seq FROM tuition.head")
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(database)?;
+    let head = head.and_then(|(name, end)| Some((name.try_into().ok()?, end)));
+    if head.is_none() && !take(Err(ReadError::Unfit(LogFault::Headless))) {
+        return Ok(());
+    }
+    let mut survey = Survey::new(head);
     let mut rows = sqlx::query(
         "SELECT seq, writer, number, payload, chain,
             (SELECT array_agg(part ORDER BY part) FROM tuition.blob WHERE blob.seq = entry.seq) AS parts,

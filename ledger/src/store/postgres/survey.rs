@@ -11,6 +11,11 @@ use super::fold::{Chain, RecordName, Row};
 /// What is wrong with a log in a database. Numbers from `first` to `last` are meant inclusively.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogFault {
+    /// The row is gone that says what the record is called and where it ends.
+    #[error(
+        "the record's row of `head` is missing: where the record ends is not known, and the first entry of no writer can be checked"
+    )]
+    Headless,
     /// Entries are gone.
     #[error("{}", missing(*.first, *.last))]
     Missing {
@@ -137,6 +142,7 @@ impl LogFault {
     /// The first entry that it is about; 0 where it is about none.
     pub fn entry(&self) -> u64 {
         match self {
+            Self::Headless => 1,
             Self::Missing { first, .. } => *first,
             Self::NoPlace { seq, .. } => u64::try_from(*seq).unwrap_or(0),
             Self::Unchained { number, .. }
@@ -182,8 +188,9 @@ pub(crate) struct Says {
 /// The rows of a log, as far as they were judged.
 #[derive(Debug)]
 pub(crate) struct Survey {
-    record: RecordName,
-    /// How many entries the record says that it has.
+    /// None where the record does not say.
+    record: Option<RecordName>,
+    /// How many entries the record says that it has; `i64::MAX` where it does not.
     end: i64,
     /// The number of the last row.
     number: u64,
@@ -192,7 +199,9 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    pub(crate) fn new(record: RecordName, end: i64) -> Self {
+    /// Of a record with what its row of `head` says: its name and how many entries it has.
+    pub(crate) fn new(head: Option<(RecordName, i64)>) -> Self {
+        let (record, end) = (head.map(|(record, _)| record), head.map_or(i64::MAX, |(_, end)| end));
         Self { record, end, number: 0, missing: 0, writers: BTreeMap::new() }
     }
 
@@ -217,7 +226,7 @@ impl Survey {
         }
         let seen = self.writers.get(&writer).copied();
         let mut seen = seen.unwrap_or_else(|| {
-            let start = Chain::start(&self.record, writer).chain;
+            let start = self.start(writer).unwrap_or_default();
             Seen { known: 0, behind: 0, rows: 0, chain: start, number: 0, missing: 0 }
         });
         faults.extend(self.continues(row, number, before, &mut seen));
@@ -226,6 +235,11 @@ impl Survey {
         seen.chain = row.chain.as_slice().try_into().unwrap_or_default();
         self.writers.insert(writer, seen);
         Some(number)
+    }
+
+    /// The chain of a writer before its first entry, where that can be told.
+    fn start(&self, writer: i64) -> Option<[u8; 32]> {
+        self.record.map(|record| Chain::start(&record, writer).chain)
     }
 
     /// Names the entries up to `last` that are not there, as far as the record says that it has them.
@@ -246,15 +260,16 @@ impl Survey {
             seen.behind += 1;
             return Some(LogFault::Misplaced { number, writer, found, belongs });
         };
-        let start = Chain::start(&self.record, writer).chain;
         let before: Option<[u8; 32]> = match counted {
-            1 => Some(start),
+            1 => self.start(writer),
             _ => before.and_then(|chain| chain.try_into().ok()),
         };
         // Where the entry before has another number now, its place tells which it was.
         let before_it = before.or_else(|| (counted == belongs).then_some(seen.chain));
         let link = |chain| Chain { number: counted - 1, chain }.next(number, row.payload.as_bytes()).chain;
-        if counted > seen.known && before_it.is_some_and(|chain| link(chain)[..] == row.chain[..]) {
+        let unknown = counted == 1 && self.record.is_none();
+        let continues = unknown || before_it.is_some_and(|chain| link(chain)[..] == row.chain[..]);
+        if counted > seen.known && continues {
             (seen.known, seen.behind) = (counted, 0);
             return None;
         }
@@ -276,15 +291,17 @@ impl Survey {
     /// Holds the end of what was judged against what the record and its writers say.
     pub(crate) fn end(mut self, says: &[Says]) -> Vec<LogFault> {
         let mut faults = Vec::new();
-        self.skip(u64::MAX, &mut faults);
+        if self.record.is_some() {
+            self.skip(u64::MAX, &mut faults);
+        }
         for Says { writer, entries, chain, last } in says {
             let seen = self.writers.remove(writer);
             let (number, found) = seen.map_or((0, 0), |seen| (seen.number, seen.rows));
-            let end = seen.map_or_else(|| Chain::start(&self.record, *writer).chain, |seen| seen.chain);
+            let end = seen.map_or_else(|| self.start(*writer), |seen| Some(seen.chain));
             let (writer, says) = (*writer, *entries);
             if u64::try_from(says) != Ok(found) {
                 faults.push(LogFault::Miscounted { number, writer, found, says });
-            } else if end[..] != chain[..] && last.as_ref() != Some(chain) {
+            } else if end.is_some_and(|end| end[..] != chain[..]) && last.as_ref() != Some(chain) {
                 faults.push(LogFault::Misended { number, writer });
             }
         }

@@ -12,6 +12,7 @@ const NAME: RecordName = *b"0123456789abcdef";
 #[derive(Clone)]
 struct Log {
     rows: Vec<Row>,
+    name: Option<RecordName>,
     end: i64,
     says: Vec<Says>,
 }
@@ -34,7 +35,7 @@ impl Log {
             chain: chain.chain.to_vec(),
             last: None,
         };
-        Self { rows, end: 8, says: fold.chains.writers.iter().map(says).collect() }
+        Self { rows, name: Some(NAME), end: 8, says: fold.chains.writers.iter().map(says).collect() }
     }
 
     fn row(&mut self, seq: i64) -> &mut Row {
@@ -67,7 +68,7 @@ impl Log {
     /// As the database would give it.
     fn judge(mut self) -> Vec<String> {
         self.rows.sort_by_key(|row| row.seq);
-        let (mut survey, mut faults) = (Survey::new(NAME, self.end), Vec::new());
+        let (mut survey, mut faults) = (Survey::new(self.name.map(|name| (name, self.end))), Vec::new());
         let chain = |writer: i64, number: i64| {
             let found = self.rows.iter().find(|row| (row.writer, row.number) == (writer, number));
             found.map(|row| row.chain.clone())
@@ -232,6 +233,27 @@ fn what_head_and_writers_say_is_held_against_the_rows() {
         &[
             "a row of writer 1 has the number -1, which no entry can have there",
             "a row of writer 1 has the number 3, which no entry can have there",
+        ],
+    );
+    check(|log| log.name = None, &[]);
+    let nameless = |log: &mut Log| {
+        log.name = None;
+        log.remove(2);
+        log.row(8).payload.push(' ');
+    };
+    check(
+        nameless,
+        &[
+            "entry 2 is missing from the record",
+            "entry 4 of the record cannot be checked: number 2 of writer 1, which it continues, is missing",
+            "entry 8 of the record does not continue the chain of writer 1",
+        ],
+    );
+    check(
+        |log| log.name = Some([0; 16]),
+        &[
+            "entry 1 of the record does not continue the chain of writer 1",
+            "entry 3 of the record does not continue the chain of writer 2",
         ],
     );
     // Put in a second time, chained as if it belonged there.
