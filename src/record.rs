@@ -8,8 +8,8 @@ use std::thread::ScopedJoinHandle;
 
 use serde_json::{Value, json};
 use tuition_ledger::{
-    Amount, Asked, Book, Discrepancy, Gap, Head, OpenError, Present, ReadError, Settled, Standing, Statement,
-    StoreUrl, Survey, Timestamp, Unit, Usd, View, read_entries, survey_entries,
+    Amount, Asked, Book, Discrepancy, Erasures, Gap, Head, OpenError, Present, ReadError, Settled, Standing,
+    Statement, StoreUrl, Survey, Timestamp, Unit, Usd, View, read_entries, survey_entries,
 };
 
 use crate::config::Config;
@@ -74,7 +74,7 @@ pub(crate) fn proven(store: &StoreUrl) -> Result<(Statement, Vec<Head>), OpenErr
         Some(mut entries) => Ok(std::thread::scope(|threads| {
             let (answers, settled) = sync_channel(WAITING_MAX);
             let checked = threads.spawn(|| settled.into_iter().flatten().flat_map(check).collect());
-            let statement = fold(&mut entries, answers, checked);
+            let statement = fold(store, &mut entries, answers, checked);
             (statement, entries.heads())
         })),
     }
@@ -86,12 +86,13 @@ const WAITING_MAX: usize = 4;
 
 /// Both folds in one pass; what is settled goes to `answers`, and what comes of that from `checked`.
 fn fold(
+    store: &StoreUrl,
     entries: &mut Survey,
     answers: SyncSender<Vec<Settled>>,
     checked: ScopedJoinHandle<'_, Vec<Discrepancy>>,
 ) -> Statement {
     let (mut statement, mut book, mut asked) = (Statement::default(), Book::default(), Asked::default());
-    let (mut number, mut hand) = (0, Vec::new());
+    let (mut number, mut hand, mut erasures) = (0, Vec::new(), Erasures::default());
     for read in entries {
         let read = match read {
             Ok(read) => read,
@@ -106,6 +107,11 @@ fn fold(
         if let Err(error) = book.apply(&read.entry) {
             statement
                 .report_unfit(Discrepancy { entry: number, what: format!("the book refuses it: {error}") });
+        }
+        erasures.take(&read);
+        // What is settled is opened in the other thread; the rest is little.
+        if !asked.settles(&read) {
+            read.faults().iter().for_each(|fault| statement.report(damage(number, fault)));
         }
         match asked.take(read) {
             Ok(settled) => hand.extend(settled),
@@ -128,6 +134,7 @@ fn fold(
             }
         }
     }
+    erasures.unexplained(store).into_iter().for_each(|found| statement.report(found));
     match checked.join() {
         Ok(found) => found.into_iter().for_each(|found| statement.report(found)),
         Err(panic) => std::panic::resume_unwind(panic),
@@ -147,7 +154,10 @@ fn check(settled: Settled) -> Vec<Discrepancy> {
                 Discrepancy { entry: recorded.number, what }
             })
             .collect(),
-        Err(error) => vec![damage(0, &error)],
+        Err(error) => match settled.faults() {
+            faults if faults.is_empty() => vec![damage(0, &error)],
+            faults => faults.iter().map(|fault| damage(0, fault)).collect(),
+        },
     }
 }
 

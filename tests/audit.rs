@@ -12,6 +12,7 @@ const BUDGET: &str = "[[budget]]\nname = \"pilot\"\ncalls = 50\nusd = \"1.00\"";
 const QUESTIONS: usize = 4;
 const FILE_HEADER_BYTES: usize = 40;
 const HEADER_BYTES: usize = 72;
+const BLOB_HEADER_BYTES: usize = 9;
 
 /// A journal as its byte table says.
 struct Journal(Vec<u8>);
@@ -59,6 +60,25 @@ impl Journal {
         self.0[frame.start + 64..frame.start + 68].copy_from_slice(&crc);
         let crc = crc32([&self.0[12..28], &self.0[frame.start..frame.start + 68]]).to_le_bytes();
         self.0[frame.start + 68..frame.start + 72].copy_from_slice(&crc);
+    }
+
+    /// Where each blob of a frame stands.
+    fn blobs(&self, frame: &Range<usize>) -> Vec<Range<usize>> {
+        let (mut blobs, mut at) = (Vec::new(), self.payload(frame).end);
+        while at < frame.end {
+            let end = at + BLOB_HEADER_BYTES + self.number(at + 1, 4);
+            blobs.push(at..end);
+            at = end;
+        }
+        blobs
+    }
+
+    /// Erases a blob as `tuition cache forget` does it.
+    fn erase(&mut self, blob: &Range<usize>) {
+        self.0[blob.start] = 2;
+        let crc = crc32([&self.0[blob.start..blob.start + 5]]).to_le_bytes();
+        self.0[blob.start + 5..blob.start + BLOB_HEADER_BYTES].copy_from_slice(&crc);
+        self.0[blob.start + BLOB_HEADER_BYTES..blob.end].fill(0);
     }
 
     fn swap(&mut self, one: &Range<usize>, other: &Range<usize>) {
@@ -193,6 +213,46 @@ async fn every_edit_of_a_copy_is_found_and_named() {
             (number(2), "out of place"),
         ],
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_erased_without_an_entry_is_named_and_what_was_forgotten_is_not() {
+    let mut server = record().await;
+    let path = server.folder().join("tuition.store/journal");
+    let before = Journal(fs::read(&path).unwrap());
+    let (settled, answer) = before.first("Settled");
+    let blobs = before.blobs(&answer);
+    assert_eq!(blobs.len(), 4, "the envelope, then question, answer and signals");
+    let unsaid = (settled, "was erased, and no entry says that it was forgotten");
+    let envelope = (settled, "the envelope of its answers was erased");
+    for part in &blobs[1..] {
+        check(&server, |journal| journal.erase(part), &[unsaid]);
+    }
+    check(&server, |journal| journal.erase(&blobs[0]), &[envelope]);
+    check(&server, |journal| blobs.iter().for_each(|blob| journal.erase(blob)), &[unsaid]);
+
+    // With its entry, as a whole or half way; the entry explains no other answer.
+    let key = key_of(&before, &answer);
+    server.restart();
+    server.json(&["cache", "forget", &key, "--why", "asked to"], 0);
+    server.terminate();
+    assert!(server.wait().success());
+    let after = Journal(fs::read(&path).unwrap());
+    assert_eq!(after.blobs(&answer), blobs, "an erased blob keeps its length");
+    check(&server, |_| {}, &[]);
+    for blob in &blobs {
+        assert_eq!(after.0[blob.start], 2, "a blob was not erased");
+        check(&server, |journal| journal.0[blob.clone()].copy_from_slice(&before.0[blob.clone()]), &[]);
+    }
+    let other = after.frames().into_iter().filter(|frame| after.blobs(frame).len() == 4).nth(1).unwrap();
+    let number = after.number(other.start + 16, 8) as u64;
+    check(&server, |journal| journal.erase(&after.blobs(&other)[2]), &[(number, unsaid.1)]);
+}
+
+/// The key of the only answer in a frame.
+fn key_of(journal: &Journal, frame: &Range<usize>) -> String {
+    let payload: Value = serde_json::from_slice(&journal.0[journal.payload(frame)]).unwrap();
+    payload["entry"]["fact"]["Settled"]["items"][0]["key"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,3 +23,4 @@ mod seal;
 mod security;
 mod store;
 mod support;
+mod tables;

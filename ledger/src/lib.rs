@@ -42,8 +42,9 @@ pub use store::embedded::{
     Backup, Damage, Embedded, Filling, Later, OpenError, Opened, Owner, Recovery, Repaired, backup, examine,
     repair,
 };
+pub use store::erasures::Erasures;
 pub use store::open::{OpenStore, open_store};
-pub use store::postgres::{OpenedPostgres, Postgres, Replica};
+pub use store::postgres::{LogFault, OpenedPostgres, Postgres, Replica};
 pub use store::read::{
     Asked, Entries, Head, ReadEntry, ReadError, Recorded, Records, Settled, Survey, read_entries, records,
     records_of_run, survey_entries,

@@ -5,6 +5,7 @@
 //! still checks.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
@@ -264,6 +265,8 @@ pub struct Blob {
     digest: Digest,
     state: u8,
     stored: Bytes,
+    /// What was wrong with it when it was read, where reading went on all the same.
+    unfit: Option<&'static str>,
 }
 
 impl Blob {
@@ -292,6 +295,9 @@ impl Blob {
     /// # Errors
     /// A text that says what does not match.
     pub fn open(&self) -> Result<Option<Bytes>, &'static str> {
+        if let Some(why) = self.unfit {
+            return Err(why);
+        }
         let bytes = match self.state {
             ERASED => return Ok(None),
             RAW => self.stored.clone(),
@@ -370,6 +376,33 @@ pub(crate) fn read_apart(
     name_blobs(payload, blobs.collect::<Result<_, _>>().map_err(BodyFault::Damaged)?)
 }
 
+/// Reads an entry whatever is wrong with its blobs, which are given by their place: one that does not check says so when it
+/// is opened. Gives the places that the entry does not name, too.
+pub(crate) fn survey_apart(
+    payload: &[u8],
+    mut blobs: BTreeMap<i32, Option<Bytes>>,
+) -> Result<(Entry, Vec<Blob>, Vec<i32>), serde_json::Error> {
+    let payload: Payload = serde_json::from_slice(payload)?;
+    let mut read = Vec::with_capacity(payload.blobs.len());
+    for (place, digest) in (0..).zip(payload.blobs) {
+        let found = match blobs.remove(&place) {
+            None => Err("a blob is missing"),
+            Some(None) => Ok((ERASED, Bytes::new())),
+            Some(Some(_)) if digest.len > BLOB_BYTES_MAX => Err("a blob is larger than a journal takes"),
+            Some(Some(stored)) => match split_blob(stored) {
+                Ok((blob, behind)) if behind.is_empty() => Ok(blob),
+                Ok(_) => Err("a blob is longer than it says"),
+                Err(why) => Err(why),
+            },
+        };
+        read.push(match found {
+            Ok((state, stored)) => Blob { digest, state, stored, unfit: None },
+            Err(why) => Blob { digest, state: RAW, stored: Bytes::new(), unfit: Some(why) },
+        });
+    }
+    Ok((payload.entry, read, blobs.into_keys().collect()))
+}
+
 /// Reads an entry and those of its blobs that are given, by their place among them.
 pub(crate) fn read_answer(
     payload: &[u8],
@@ -384,7 +417,7 @@ pub(crate) fn read_answer(
             Some((blob, _)) => blob,
             None => (ERASED, Bytes::new()),
         };
-        read.push(Blob { digest, state, stored });
+        read.push(Blob { digest, state, stored, unfit: None });
     }
     Ok((payload.entry, read))
 }
@@ -419,5 +452,8 @@ fn name_blobs(payload: &[u8], stored: Vec<(u8, Bytes)>) -> Result<(Entry, Vec<Bl
         return Err(BodyFault::Damaged("a blob is larger than a journal takes"));
     }
     let blobs = payload.blobs.into_iter().zip(stored);
-    Ok((payload.entry, blobs.map(|(digest, (state, stored))| Blob { digest, state, stored }).collect()))
+    Ok((
+        payload.entry,
+        blobs.map(|(digest, (state, stored))| Blob { digest, state, stored, unfit: None }).collect(),
+    ))
 }

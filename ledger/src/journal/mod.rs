@@ -14,7 +14,9 @@ mod survey;
 use std::io;
 
 pub use frame::Blob;
-pub(crate) use frame::{BodyFault, Draft, Packed, erased, read_answer, read_apart, read_payload};
+pub(crate) use frame::{
+    BodyFault, Draft, Packed, erased, read_answer, read_apart, read_payload, survey_apart,
+};
 pub(crate) use record::{blobs_of_items, pack_settlement, unpack_item, unpack_settlement};
 pub(crate) use scan::{Frame, Frames, Step, Torn, judge, next_header, read_frame, whole};
 #[cfg(any(test, feature = "fuzzing"))]

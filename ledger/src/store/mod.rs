@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod embedded;
+pub mod erasures;
 pub mod open;
 pub mod postgres;
 pub mod read;

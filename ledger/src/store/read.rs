@@ -8,7 +8,7 @@ use std::iter::FusedIterator;
 use bytes::Bytes;
 
 use super::embedded::{self, OpenError};
-use super::postgres;
+use super::postgres::{self, LogFault};
 use super::url::StoreUrl;
 use crate::answer::Record;
 use crate::budget::Who;
@@ -23,6 +23,8 @@ pub struct ReadEntry {
     pub number: u64,
     /// Where it begins in its journal; 0 where the record is no file.
     pub offset: u64,
+    /// Who wrote it, where a record has several writers.
+    pub(crate) writer: Option<i64>,
     /// The entry.
     pub entry: Entry,
     /// What belongs to it; opened on demand.
@@ -62,6 +64,9 @@ pub enum ReadError {
         /// How that is known.
         why: String,
     },
+    /// A part of a log in a database is damaged, missing or out of place; reading went on behind it.
+    #[error(transparent)]
+    Unfit(#[from] LogFault),
     /// The database broke off.
     #[error("the database cannot be read: {0}")]
     Database(#[source] sqlx::Error),
@@ -76,6 +81,7 @@ impl ReadError {
             )
             | Self::Damaged { number, .. } => Some(*number),
             Self::Journal(JournalError::Unfit(fault)) => Some(fault.entry()),
+            Self::Unfit(fault) => Some(fault.entry()),
             Self::Journal(_) | Self::Database(_) => None,
         }
     }
@@ -107,7 +113,6 @@ pub struct Survey(Surveyed);
 #[derive(Debug)]
 enum Surveyed {
     Journal(Box<embedded::Surveyed>),
-    /// Ends at its first damage.
     Log(postgres::Log),
 }
 
@@ -158,15 +163,14 @@ pub fn read_entries(url: &StoreUrl) -> Result<Entries, OpenError> {
     }
 }
 
-/// As [`read_entries`], but reads on behind damage: each error is one damage, and an entry behind it may follow. What a
-/// PostgreSQL database holds is read up to its first damage.
+/// As [`read_entries`], but reads on behind damage: each error is one damage, and an entry behind it may follow.
 ///
 /// # Errors
 /// There is no store, it is newer, or nothing of it can be read.
 pub fn survey_entries(url: &StoreUrl) -> Result<Survey, OpenError> {
     Ok(Survey(match url {
         StoreUrl::Sled(folder) => Surveyed::Journal(Box::new(embedded::survey_entries(folder)?)),
-        StoreUrl::Postgres(url) => Surveyed::Log(postgres::read_log(url)?),
+        StoreUrl::Postgres(url) => Surveyed::Log(postgres::survey_log(url)?),
     }))
 }
 
@@ -248,6 +252,14 @@ impl Iterator for Survey {
 }
 
 impl ReadEntry {
+    /// Opens what belongs to it, and names each part that does not check.
+    pub fn faults(&self) -> Vec<ReadError> {
+        let whose = self.writer.map(|writer| format!(", of writer {writer}")).unwrap_or_default();
+        let why = |(part, blob): (usize, &Blob)| Some(format!("{}: blob {part}{whose}", blob.open().err()?));
+        let faults = self.blobs.iter().enumerate().filter_map(why);
+        faults.map(|why| Self::damaged(self.number, self.offset, &why)).collect()
+    }
+
     fn damaged(number: u64, offset: u64, why: &str) -> ReadError {
         let why = why.to_owned();
         match offset {
@@ -258,6 +270,11 @@ impl ReadEntry {
 }
 
 impl Asked {
+    /// Whether the next entry settles an exchange that is open.
+    pub fn settles(&self, read: &ReadEntry) -> bool {
+        matches!(&read.entry.fact, Fact::Settled { hold, .. } if self.open.contains_key(hold))
+    }
+
     /// Takes the next entry in; gives the exchange that it settles, if it settles one.
     ///
     /// # Errors
@@ -287,13 +304,21 @@ impl Settled {
     /// Unpacks the answers, and checks them against their digests.
     ///
     /// # Errors
-    /// Something of them does not match.
-    pub fn unpack(self) -> Result<Vec<Recorded>, ReadError> {
+    /// Something of them does not match; [`Settled::faults`] names all that does not.
+    pub fn unpack(&self) -> Result<Vec<Recorded>, ReadError> {
         let Self { read: ReadEntry { number, offset, entry, blobs, .. }, exchange, priced } = self;
-        let records = unpack_settlement(&exchange, priced, &entry, &blobs);
-        let records = records.map_err(|why| ReadEntry::damaged(number, offset, why))?;
+        let number = *number;
+        let records = unpack_settlement(exchange, *priced, entry, blobs);
+        let records = records.map_err(|why| ReadEntry::damaged(number, *offset, why))?;
         let recorded = |record| Recorded { number, who: exchange.who.clone(), record };
         Ok(records.into_iter().map(recorded).collect())
+    }
+}
+
+impl Settled {
+    /// As [`ReadEntry::faults`].
+    pub fn faults(&self) -> Vec<ReadError> {
+        self.read.faults()
     }
 }
 

@@ -123,7 +123,7 @@ fn head(frames: &Frames<File>) -> Head {
 
 fn entry(frame: Frame) -> ReadEntry {
     let Frame { number, offset, payload, entry, blobs, .. } = frame;
-    ReadEntry { number, offset, entry, blobs, payload }
+    ReadEntry { number, offset, writer: None, entry, blobs, payload }
 }
 
 /// Whether nothing of a store is there: a store without its journal has lost its record.

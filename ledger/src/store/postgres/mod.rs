@@ -12,6 +12,7 @@ mod fold;
 mod link;
 mod log;
 mod read;
+mod survey;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,8 @@ use crate::journal::Packed;
 use crate::price::Price;
 use crate::query::QueryKey;
 
-pub(crate) use read::{Log, read_log};
+pub(crate) use read::{Log, read_log, survey_log};
+pub use survey::LogFault;
 pub(crate) use target::Target;
 
 /// How long a hold, a limit or the figures wait for the database; then nothing is bought.

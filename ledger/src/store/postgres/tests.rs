@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::entry::{Cause, Fact, Origin};
 use crate::store::open::open_store;
@@ -133,6 +134,63 @@ async fn a_replica_that_was_taken_for_dead_goes_on_as_another_writer() {
     one.close().unwrap();
     two.close().unwrap();
     assert!(facts(&place.url).await.is_ok());
+}
+
+/// Every commit waits until nobody holds the gate.
+const GATE: &str = "
+    CREATE FUNCTION tuition.gate() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON tuition.entry DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION tuition.gate()";
+/// Whoever is answered too early is answered by then.
+const EARLY: Duration = Duration::from_millis(200);
+
+/// What `asked` comes to, and that it comes to nothing while its commit has begun and cannot end.
+async fn gated<T: Send + 'static>(
+    gate: &mut PgConnection,
+    asked: impl Future<Output = T> + Send + 'static,
+) -> T {
+    sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut *gate).await.unwrap();
+    let mut asking = tokio::spawn(asked);
+    let waiting = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *gate).await.unwrap() == 0 {
+        assert!(!asking.is_finished(), "it was answered before its commit ended");
+    }
+    assert!(
+        tokio::time::timeout(EARLY, &mut asking).await.is_err(),
+        "it was answered before its commit ended"
+    );
+    sqlx::query("SELECT pg_advisory_unlock(7)").execute(gate).await.unwrap();
+    asking.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_answered_before_the_commit() {
+    let (cluster, place) = shared();
+    let opened = place.prepared(9).await;
+    sql(cluster, &place, GATE);
+    let StoreUrl::Postgres(url) = &place.url else { panic!() };
+    let mut gate = PgConnection::connect(url.secret()).await.unwrap();
+    let store = &opened.store;
+    let reserve = |name: &'static str| {
+        let store = Arc::clone(store);
+        async move { store.reserve(claim(&[name])).await.unwrap() }
+    };
+    let reservation = gated(&mut gate, reserve("a")).await;
+    let settle = {
+        let store = Arc::clone(store);
+        async move { store.settle(reservation, settlement(&["a"])).await.unwrap() }
+    };
+    let bought = gated(&mut gate, settle).await;
+    assert_eq!(store.find(&[key("a")]).await.unwrap(), [Some(Arc::clone(&bought[0]))]);
+    let unbilled = gated(&mut gate, reserve("b")).await;
+    let release = {
+        let store = Arc::clone(store);
+        async move { store.release(unbilled, Cause::NotConnected).await.unwrap() }
+    };
+    gated(&mut gate, release).await;
+    opened.close().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
