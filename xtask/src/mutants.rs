@@ -11,7 +11,7 @@ use crate::patch::Patch;
 use crate::{cargo, repository};
 
 /// What is copied: everything that cargo needs to build the workspace.
-const COPIED: [&str; 12] = [
+const COPIED: [&str; 13] = [
     "Cargo.toml",
     "Cargo.lock",
     "clippy.toml",
@@ -21,6 +21,7 @@ const COPIED: [&str; 12] = [
     "proxy",
     "trainer",
     "bench",
+    "fuzz",
     "xtask",
     "tests",
     "examples",
@@ -156,6 +157,17 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_holds_every_member_of_the_workspace() {
+        let manifest = read(&repository().join("Cargo.toml")).unwrap();
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
+        let members: Vec<&str> = members.split('"').skip(1).step_by(2).filter(|name| *name != ".").collect();
+        assert!(members.len() > 5, "{members:?}");
+        for member in members {
+            assert!(COPIED.contains(&member), "`{member}` is not copied");
+        }
+    }
 
     #[test]
     fn every_mutation_applies_and_contributing_shows_it() {
