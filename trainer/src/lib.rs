@@ -31,7 +31,10 @@ pub use compare::Combine;
 pub use evaluate::{Measure, Measures};
 pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
 pub use export::{CheckError, Model, TOLERANCE, check_export};
-pub use loss::{Form, Labels, LossConfig, LossError, Tuples, check_losses};
+pub use loss::{
+    CkdLoss, DistLoss, DkdLoss, Form, KdLoss, Labels, LabelsLoss, LogitMseLoss, LossConfig, LossError,
+    RankingLoss, RkdLoss, TopKLoss, Tuples, check_losses,
+};
 pub use method::{
     CHECKPOINT, CurriculumConfig, CurriculumError, LayerPair, Match, MethodConfig, ProgressiveConfig,
     ProgressiveError,

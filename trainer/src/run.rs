@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::evaluate::{Measures, Scores, score};
 use crate::example::{Example, Split, Target};
 use crate::export;
-use crate::loss::{Labels, LossConfig};
+use crate::loss::{Labels, LabelsLoss, LossConfig};
 use crate::method::MethodConfig;
 use crate::nearest::nearest;
 use crate::question::LEAST_PROBABILITY;
@@ -302,7 +302,7 @@ pub enum Outcome {
 }
 
 /// The loss of the row `student_alone`: the classes alone that the teacher's answers name.
-const ALONE: LossConfig = LossConfig::Labels { weight: 1.0, of: Labels::Teacher };
+const ALONE: LossConfig = LossConfig::Labels(LabelsLoss { weight: 1.0, of: Labels::Teacher });
 
 /// Trains every seed of a run, scores it on the test part, and writes its folder.
 ///

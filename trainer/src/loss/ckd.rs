@@ -6,21 +6,152 @@
 
 use candle_core::{Result, Tensor};
 
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Judge, Labels, Loss, LossError, four, missing, one, one_hot};
 use super::{kd::kd, logit_mse::logit_mse};
+use crate::compare::{Combine, Shape, all_tuples_mse, combine};
+use crate::example::Signal;
+
+/// The published forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// The form of 2025.
+    #[default]
+    Mse,
+    /// The form of 2023.
+    Kl,
+}
+
+/// Which comparisons a step looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tuples {
+    /// A batch of tuples, drawn before training.
+    #[default]
+    Sampled,
+    /// Every tuple within a batch of examples, in closed form.
+    All,
+}
+
+/// The settings of the loss `ckd`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CkdLoss {
+    /// The weight in the sum.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// The published form.
+    #[serde(default)]
+    pub form: Form,
+    /// How many examples of a tuple count as positive.
+    #[serde(default = "one_example")]
+    pub positives: usize,
+    /// How many count as negative.
+    #[serde(default = "one_example")]
+    pub negatives: usize,
+    /// How outputs are combined.
+    #[serde(default)]
+    pub combine: Combine,
+    /// Sampled tuples or all of them.
+    #[serde(default)]
+    pub tuples: Tuples,
+    /// The weight of the term on labels; default 0 for MSE, 1 for KL.
+    pub w_cls: Option<f64>,
+    /// The weight of the term on the teacher's outputs.
+    #[serde(default = "one")]
+    pub w_rel: f64,
+    /// The temperature of the KL form.
+    #[serde(default = "four")]
+    pub temperature: f64,
+    /// Whose class the term on labels takes.
+    #[serde(default)]
+    pub of: Labels,
+}
+
+fn one_example() -> usize {
+    1
+}
+
+impl CkdLoss {
+    fn w_cls(&self) -> f64 {
+        self.w_cls.unwrap_or(if self.form == Form::Kl { 1.0 } else { 0.0 })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { positives: self.positives, negatives: self.negatives, combine: self.combine }
+    }
+
+    /// Over every tuple of the batch, in closed form.
+    fn all(&self, logits: &Tensor, teacher: &Tensor, hot: &Tensor) -> Result<Tensor> {
+        let weights = self.shape().weights(0.0);
+        let on_teacher = (all_tuples_mse(&(logits - teacher)?, &weights)? * self.w_rel)?;
+        if self.w_cls() == 0.0 {
+            return Ok(on_teacher);
+        }
+        on_teacher + (all_tuples_mse(&(logits - hot)?, &weights)? * self.w_cls())?
+    }
+}
+
+impl Loss for CkdLoss {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn needs(&self) -> Signal {
+        Signal::Logits
+    }
+
+    fn check(&self, judge: Judge) -> std::result::Result<(), LossError> {
+        judge.positive("positives", self.positives as f64)?;
+        judge.positive("negatives", self.negatives as f64)?;
+        judge.not_negative("w_cls", self.w_cls())?;
+        judge.not_negative("w_rel", self.w_rel)?;
+        judge.positive("w_rel + w_cls", self.w_rel + self.w_cls())?;
+        judge.positive("temperature", self.temperature)?;
+        if self.tuples == Tuples::All && (self.form == Form::Kl || self.combine == Combine::Mixup) {
+            return Err(LossError::ClosedForm);
+        }
+        Ok(())
+    }
+
+    fn asks_truth(&self) -> bool {
+        self.of == Labels::Truth && self.w_cls() != 0.0
+    }
+
+    fn floats(&self) -> bool {
+        self.combine == Combine::Difference
+    }
+
+    fn tuples(&self) -> Option<Shape> {
+        (self.tuples == Tuples::Sampled).then(|| self.shape())
+    }
+
+    fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let hot = one_hot(batch.classes(self.of)?, logits.dim(1)?)?;
+        if self.tuples == Tuples::All {
+            return self.all(logits, batch.teacher()?, &hot);
+        }
+        let weights = batch.weights.as_ref().ok_or_else(|| missing("tuples"))?;
+        let student = combine(logits, weights)?;
+        let teacher = combine(batch.teacher()?, weights)?;
+        let labels = combine(&hot, weights)?;
+        let (w_cls, w_rel) = (self.w_cls(), self.w_rel);
+        match self.form {
+            Form::Mse => ckd_mse(&student, &teacher, &labels, w_cls, w_rel),
+            Form::Kl => ckd_kl(&student, &teacher, &labels, self.temperature, w_cls, w_rel),
+        }
+    }
+}
 
 /// The form of 2025: `w_cls` MSE(d_s, d_y) + `w_rel` MSE(d_s, d_t), over combined outputs `[m, C]`.
-pub(crate) fn ckd_mse(
-    student: &Tensor,
-    teacher: &Tensor,
-    labels: &Tensor,
-    w_cls: f64,
-    w_rel: f64,
-) -> Result<Tensor> {
+fn ckd_mse(student: &Tensor, teacher: &Tensor, labels: &Tensor, w_cls: f64, w_rel: f64) -> Result<Tensor> {
     (logit_mse(student, labels)? * w_cls)? + (logit_mse(student, teacher)? * w_rel)?
 }
 
 /// The form of 2023: `w_cls` T^2 KL(d_y || d_s) + `w_rel` T^2 KL(d_t || d_s), each softened by `temperature`.
-pub(crate) fn ckd_kl(
+fn ckd_kl(
     student: &Tensor,
     teacher: &Tensor,
     labels: &Tensor,
@@ -34,7 +165,6 @@ pub(crate) fn ckd_kl(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::combine;
     use crate::loss::tests::{Fixture, check};
     use candle_core::Device;
 

@@ -3,6 +3,40 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops::log_softmax;
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Judge, Loss, LossError, four, one};
+use crate::example::Signal;
+
+/// The settings of the loss `kd`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KdLoss {
+    /// The weight in the sum.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Divides both sides' logits.
+    #[serde(default = "four")]
+    pub temperature: f64,
+}
+
+impl Loss for KdLoss {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn needs(&self) -> Signal {
+        Signal::LogProbabilities
+    }
+
+    fn check(&self, judge: Judge) -> std::result::Result<(), LossError> {
+        judge.positive("temperature", self.temperature)
+    }
+
+    fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        kd(logits, batch.teacher()?, self.temperature)
+    }
+}
 
 /// T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over rows.
 pub(crate) fn kd(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {

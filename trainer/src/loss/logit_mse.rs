@@ -1,6 +1,33 @@
 //! Regression of the teacher's logits. Source: Ba and Caruana, "Do Deep Nets Really Need to be Deep?", arXiv 1312.6184.
 
 use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Loss, one};
+use crate::example::Signal;
+
+/// The settings of the loss `logit-mse`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogitMseLoss {
+    /// The weight in the sum.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+impl Loss for LogitMseLoss {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn needs(&self) -> Signal {
+        Signal::Logits
+    }
+
+    fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        logit_mse(logits, batch.teacher()?)
+    }
+}
 
 /// The mean squared difference of the logits, over rows and classes.
 pub(crate) fn logit_mse(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {

@@ -1,23 +1,107 @@
-//! Losses: free functions of tensors, one file each, and the list of them that a run file asks for.
+//! Losses: one file each, with its formula, its settings and what it needs; here the list of them and what all share.
 //!
 //! This file must not know students, optimizers or where targets came from. Invariants: every loss names the signal
 //! that it needs, and a teacher that does not give it is refused by name before anything starts; a batch carries what
 //! its losses need, so that evaluating them cannot fail for want of a target.
 
 mod ckd;
+mod dist;
+mod dkd;
 mod kd;
 mod labels;
 mod logit_mse;
+mod ranking;
 mod rkd;
+mod top_k;
 
 use candle_core::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{Combine, Shape, all_tuples_mse, combine};
+use crate::compare::Shape;
 use crate::example::Signal;
 
+pub use ckd::{CkdLoss, Form, Tuples};
+pub use dist::DistLoss;
+pub use dkd::DkdLoss;
+pub use kd::KdLoss;
 pub(crate) use kd::kd;
+pub use labels::LabelsLoss;
 pub(crate) use labels::cross_entropy;
+pub use logit_mse::LogitMseLoss;
+pub use ranking::RankingLoss;
+pub use rkd::RkdLoss;
+pub use top_k::TopKLoss;
+
+/// What a loss says of itself.
+pub(crate) trait Loss {
+    /// Its weight in the sum.
+    fn weight(&self) -> f64;
+    /// The signal that it needs from the teacher.
+    fn needs(&self) -> Signal;
+    /// Judges its settings, but for the weight.
+    fn check(&self, _judge: Judge) -> std::result::Result<(), LossError> {
+        Ok(())
+    }
+    /// Whether it asks for the true classes.
+    fn asks_truth(&self) -> bool {
+        false
+    }
+    /// Whether it compares inputs only, so that the student's outputs float by a constant for each class.
+    fn floats(&self) -> bool {
+        false
+    }
+    /// The shape of the tuples that it wants drawn, if any.
+    fn tuples(&self) -> Option<Shape> {
+        None
+    }
+    /// The loss of a batch before its weight; a scalar.
+    fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor>;
+}
+
+/// The kinds of losses: a variant, its settings, and its name in a run file.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident($settings:ty) = $name:literal,)*) => {
+        /// One loss of a run file, with its weight in the sum.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        pub enum LossConfig {
+            $($(#[$doc])* #[serde(rename = $name)] $kind($settings),)*
+        }
+
+        impl LossConfig {
+            /// The name of its kind in a run file.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$kind(_) => $name,)* }
+            }
+
+            fn loss(&self) -> &dyn Loss {
+                match self { $(Self::$kind(settings) => settings,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Cross-entropy with one class.
+    Labels(LabelsLoss) = "labels",
+    /// KL between softened outputs.
+    Kd(KdLoss) = "kd",
+    /// Squared difference of logits.
+    LogitMse(LogitMseLoss) = "logit-mse",
+    /// Comparative distillation.
+    Ckd(CkdLoss) = "ckd",
+    /// Relational distillation.
+    Rkd(RkdLoss) = "rkd",
+    /// Correlations within rows and columns.
+    Dist(DistLoss) = "dist",
+    /// Decoupled distillation.
+    Dkd(DkdLoss) = "dkd",
+    /// KL over the most probable classes and the mass of the rest.
+    TopK(TopKLoss) = "top-k",
+    /// The teacher's order of the classes.
+    Ranking(RankingLoss) = "ranking",
+}
 
 /// Whose word on an input's class a loss takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,106 +114,14 @@ pub enum Labels {
     Truth,
 }
 
-/// The published forms of comparative distillation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// The form of 2025.
-    #[default]
-    Mse,
-    /// The form of 2023.
-    Kl,
-}
-
-/// Which comparisons a step looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tuples {
-    /// A batch of tuples, drawn before training.
-    #[default]
-    Sampled,
-    /// Every tuple within a batch of examples, in closed form.
-    All,
-}
-
-/// One loss of a run file, with its weight in the sum.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum LossConfig {
-    /// Cross-entropy with one class.
-    Labels {
-        /// The weight in the sum.
-        #[serde(default = "one")]
-        weight: f64,
-        /// Whose class.
-        #[serde(default)]
-        of: Labels,
-    },
-    /// KL between softened outputs.
-    Kd {
-        /// The weight in the sum.
-        #[serde(default = "one")]
-        weight: f64,
-        /// Divides both sides' logits.
-        #[serde(default = "four")]
-        temperature: f64,
-    },
-    /// Squared difference of logits.
-    LogitMse {
-        /// The weight in the sum.
-        #[serde(default = "one")]
-        weight: f64,
-    },
-    /// Comparative distillation.
-    Ckd {
-        /// The weight in the sum.
-        #[serde(default = "one")]
-        weight: f64,
-        /// The published form.
-        #[serde(default)]
-        form: Form,
-        /// How many examples of a tuple count as positive.
-        #[serde(default = "one_example")]
-        positives: usize,
-        /// How many count as negative.
-        #[serde(default = "one_example")]
-        negatives: usize,
-        /// How outputs are combined.
-        #[serde(default)]
-        combine: Combine,
-        /// Sampled tuples or all of them.
-        #[serde(default)]
-        tuples: Tuples,
-        /// The weight of the term on labels; default 0 for MSE, 1 for KL.
-        w_cls: Option<f64>,
-        /// The weight of the term on the teacher's outputs.
-        #[serde(default = "one")]
-        w_rel: f64,
-        /// The temperature of the KL form.
-        #[serde(default = "four")]
-        temperature: f64,
-        /// Whose class the term on labels takes.
-        #[serde(default)]
-        of: Labels,
-    },
-    /// Relational distillation by distances; its authors weigh it 25.
-    Rkd {
-        /// The weight in the sum.
-        #[serde(default = "one")]
-        weight: f64,
-    },
-}
-
+/// The default weight.
 fn one() -> f64 {
     1.0
 }
 
+/// The default temperature.
 fn four() -> f64 {
     4.0
-}
-
-fn one_example() -> usize {
-    1
 }
 
 /// Why a list of losses cannot be used.
@@ -212,139 +204,72 @@ impl Batch {
     }
 }
 
+/// Judges the numbers of one loss.
+#[derive(Clone, Copy)]
+pub(crate) struct Judge {
+    loss: &'static str,
+}
+
+impl Judge {
+    /// A number above 0.
+    pub(crate) fn positive(self, field: &'static str, value: f64) -> std::result::Result<(), LossError> {
+        self.within(field, value, value > 0.0, "above 0")
+    }
+
+    /// A number that is not below 0.
+    pub(crate) fn not_negative(self, field: &'static str, value: f64) -> std::result::Result<(), LossError> {
+        self.within(field, value, value >= 0.0, "0 or more")
+    }
+
+    fn within(
+        self,
+        field: &'static str,
+        value: f64,
+        fine: bool,
+        range: &'static str,
+    ) -> std::result::Result<(), LossError> {
+        if fine && value.is_finite() {
+            return Ok(());
+        }
+        Err(LossError::Range { loss: self.loss, field, value, range })
+    }
+}
+
 fn missing(what: &str) -> candle_core::Error {
     candle_core::Error::Msg(format!("the batch holds no {what}, which the losses were checked for"))
 }
 
 impl LossConfig {
-    /// The name of its kind in a run file.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Labels { .. } => "labels",
-            Self::Kd { .. } => "kd",
-            Self::LogitMse { .. } => "logit-mse",
-            Self::Ckd { .. } => "ckd",
-            Self::Rkd { .. } => "rkd",
-        }
-    }
-
     /// The signal that it needs from the teacher.
     #[must_use]
     pub fn needs(&self) -> Signal {
-        match self {
-            Self::Labels { .. } => Signal::Label,
-            Self::Kd { .. } => Signal::LogProbabilities,
-            Self::LogitMse { .. } | Self::Ckd { .. } | Self::Rkd { .. } => Signal::Logits,
-        }
+        self.loss().needs()
     }
 
     /// Whether it asks for the true classes.
     pub(crate) fn asks_truth(&self) -> bool {
-        match self {
-            Self::Labels { of, .. } => *of == Labels::Truth,
-            Self::Ckd { of, .. } => *of == Labels::Truth && self.w_cls() != 0.0,
-            _ => false,
-        }
+        self.loss().asks_truth()
     }
 
     /// Whether it compares inputs only, so that the student's outputs float by a constant for each class.
     pub(crate) fn floats(&self) -> bool {
-        matches!(self, Self::Ckd { combine: Combine::Difference, .. })
+        self.loss().floats()
     }
 
     /// The shape of the tuples that it wants drawn, if any.
     pub(crate) fn tuples(&self) -> Option<Shape> {
-        match self {
-            Self::Ckd { positives, negatives, combine, tuples: Tuples::Sampled, .. } => {
-                Some(Shape { positives: *positives, negatives: *negatives, combine: *combine })
-            }
-            _ => None,
-        }
-    }
-
-    fn w_cls(&self) -> f64 {
-        match self {
-            Self::Ckd { w_cls, form, .. } => w_cls.unwrap_or(if *form == Form::Kl { 1.0 } else { 0.0 }),
-            _ => 0.0,
-        }
+        self.loss().tuples()
     }
 
     fn check(&self) -> std::result::Result<(), LossError> {
-        let positive = |field, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                return Ok(());
-            }
-            Err(LossError::Range { loss: self.name(), field, value, range: "above 0" })
-        };
-        let not_negative = |field, value: f64| {
-            if value >= 0.0 && value.is_finite() {
-                return Ok(());
-            }
-            Err(LossError::Range { loss: self.name(), field, value, range: "0 or more" })
-        };
-        match self {
-            Self::Labels { weight, .. } | Self::LogitMse { weight } | Self::Rkd { weight } => {
-                positive("weight", *weight)
-            }
-            Self::Kd { weight, temperature } => {
-                positive("weight", *weight)?;
-                positive("temperature", *temperature)
-            }
-            Self::Ckd { weight, form, positives, negatives, combine, tuples, w_rel, temperature, .. } => {
-                positive("weight", *weight)?;
-                positive("positives", *positives as f64)?;
-                positive("negatives", *negatives as f64)?;
-                not_negative("w_cls", self.w_cls())?;
-                not_negative("w_rel", *w_rel)?;
-                positive("w_rel + w_cls", *w_rel + self.w_cls())?;
-                positive("temperature", *temperature)?;
-                if *tuples == Tuples::All && (*form == Form::Kl || *combine == Combine::Mixup) {
-                    return Err(LossError::ClosedForm);
-                }
-                Ok(())
-            }
-        }
+        let judge = Judge { loss: self.name() };
+        judge.positive("weight", self.loss().weight())?;
+        self.loss().check(judge)
     }
 
     /// The weighted loss of a batch; a scalar.
     pub(crate) fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
-        match self {
-            Self::Labels { weight, of } => cross_entropy(logits, batch.classes(*of)?)? * *weight,
-            Self::Kd { weight, temperature } => kd(logits, batch.teacher()?, *temperature)? * *weight,
-            Self::LogitMse { weight } => logit_mse::logit_mse(logits, batch.teacher()?)? * *weight,
-            Self::Rkd { weight } => rkd::rkd_distance(logits, batch.teacher()?)? * *weight,
-            Self::Ckd { weight, form, tuples, w_rel, temperature, of, .. } => {
-                let (w_cls, w_rel) = (self.w_cls(), *w_rel);
-                let hot = one_hot(batch.classes(*of)?, logits.dim(1)?)?;
-                let loss = match (tuples, form) {
-                    (Tuples::All, _) => self.all(logits, batch.teacher()?, &hot, w_cls, w_rel)?,
-                    (Tuples::Sampled, form) => {
-                        let weights = batch.weights.as_ref().ok_or_else(|| missing("tuples"))?;
-                        let student = combine(logits, weights)?;
-                        let teacher = combine(batch.teacher()?, weights)?;
-                        let labels = combine(&hot, weights)?;
-                        match form {
-                            Form::Mse => ckd::ckd_mse(&student, &teacher, &labels, w_cls, w_rel)?,
-                            Form::Kl => ckd::ckd_kl(&student, &teacher, &labels, *temperature, w_cls, w_rel)?,
-                        }
-                    }
-                };
-                loss * *weight
-            }
-        }
-    }
-
-    fn all(&self, logits: &Tensor, teacher: &Tensor, hot: &Tensor, w_cls: f64, w_rel: f64) -> Result<Tensor> {
-        let Self::Ckd { positives, negatives, combine, .. } = self else {
-            return Err(missing("tuples"));
-        };
-        let weights = Shape { positives: *positives, negatives: *negatives, combine: *combine }.weights(0.0);
-        let on_teacher = (all_tuples_mse(&(logits - teacher)?, &weights)? * w_rel)?;
-        if w_cls == 0.0 {
-            return Ok(on_teacher);
-        }
-        on_teacher + (all_tuples_mse(&(logits - hot)?, &weights)? * w_cls)?
+        self.loss().evaluate(logits, batch)? * self.loss().weight()
     }
 }
 
@@ -367,8 +292,7 @@ pub fn check_losses(losses: &[LossConfig], gives: Signal) -> std::result::Result
             return Err(LossError::Signal { loss: loss.name(), needs: loss.needs(), gives });
         }
     }
-    let mut shapes =
-        losses.iter().filter(|loss| matches!(loss, LossConfig::Ckd { .. })).map(LossConfig::tuples);
+    let mut shapes = losses.iter().filter(|loss| matches!(loss, LossConfig::Ckd(_))).map(LossConfig::tuples);
     if let Some(first) = shapes.next()
         && shapes.any(|shape| shape != first)
     {

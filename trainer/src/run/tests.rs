@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::example::{Input, argmax};
+use crate::loss::CkdLoss;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,7 +81,7 @@ fn overrides_reach_tables_and_lists() {
     assert_eq!((config.train.lr, config.name.as_str()), (0.5, "other"));
     assert_eq!(config.train.seeds, [0, 1, 2]);
     assert_eq!(config.student, StudentConfig::Mlp { hidden: vec![9] });
-    assert!(matches!(config.method.losses[0], LossConfig::Ckd { weight: 2.5, .. }));
+    assert!(matches!(config.method.losses[0], LossConfig::Ckd(CkdLoss { weight: 2.5, .. })));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::example::{Example, Input, Split, Target};
-use crate::loss::LossConfig;
+use crate::loss::{CkdLoss, LossConfig};
 use crate::method::MethodConfig;
 use crate::student::StudentConfig;
 
@@ -262,6 +262,6 @@ fn losses_parse_as_the_run_file_has_them() {
     let parsed = method(
         "losses = [{ kind = 'ckd', form = 'mse', positives = 1, negatives = 1, weight = 1.0 }]\noffset_fix = true",
     );
-    assert!(matches!(&parsed.losses[..], [LossConfig::Ckd { positives: 1, .. }]));
+    assert!(matches!(&parsed.losses[..], [LossConfig::Ckd(CkdLoss { positives: 1, .. })]));
     assert_eq!(parsed.name(), "ckd");
 }
