@@ -16,6 +16,7 @@ pub mod data;
 pub mod acquire;
 pub mod baseline;
 mod compare;
+pub mod ops;
 mod student;
 mod loss;
 mod method;
