@@ -39,5 +39,5 @@ pub use run::{
     BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, score_seeds,
     train_run,
 };
-pub use student::{ByteConvConfig, StudentConfig, StudentError};
-pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};
+pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
+pub use train::{Augment, Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

@@ -22,10 +22,10 @@ const STATE: &str = "tuition";
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
     pub(crate) about: About,
-    /// The variables in the student's order.
+    /// The variables, then the buffers, in the student's order.
     pub(crate) values: Vec<Vec<f32>>,
     pub(crate) slots: Vec<Slot>,
-    /// The variables of the best validation so far.
+    /// The same at the best validation so far.
     pub(crate) best: Option<Vec<Vec<f32>>>,
 }
 
@@ -40,10 +40,18 @@ pub(crate) struct About {
     pub(crate) sampler: Place,
     /// Where mixup's random numbers stand.
     pub(crate) mixing: String,
+    /// Where augmentation's random numbers stand.
+    #[serde(default = "start")]
+    pub(crate) augmenting: String,
     /// The bits of the best validation loss; text would round it.
     pub(crate) best_bits: Option<u32>,
     pub(crate) stale: usize,
     pub(crate) rows: Vec<MetricRow>,
+}
+
+/// Where random numbers begin: what checkpoints say that are older than augmentation.
+fn start() -> String {
+    "0".to_owned()
 }
 
 /// The checkpoint of one seed in a folder.

@@ -61,6 +61,12 @@ impl<'a> Task<'a> {
         if method.mixup && (!built.mixable() || method.losses.iter().any(|loss| loss.tuples().is_some())) {
             return Err(TrainError::Mixup { student: student.name() });
         }
+        if config.augment.is_some() && student.image().is_none() {
+            return Err(TrainError::Augment { student: student.name() });
+        }
+        if let (Some(augment), Some([_, height, width])) = (&config.augment, student.image()) {
+            augment.check(height.min(width))?;
+        }
         let part = |examples: &[Example]| Part::new(&built, examples, &device);
         Ok(Self {
             train: part(&split.train)?,
