@@ -23,10 +23,11 @@ pub(crate) struct LabelArgs {
     /// The teacher, by its name in the configuration.
     #[arg(long, value_name = "T")]
     pub(crate) teacher: String,
-    /// The data set: a CSV file (.csv, .csv.gz), else a folder, file or pattern of files.
+    /// The data set: a CSV file (.csv, .csv.gz), an IDX file of images (-ubyte, .idx, also .gz), else a folder, file or
+    /// pattern of files.
     #[arg(long, value_name = "D")]
     pub(crate) data: PathBuf,
-    /// The column of a CSV file that holds the truth; it is not shown to the teacher.
+    /// The column of a CSV file that holds the truth, or the file of the labels of images; not shown to the teacher.
     #[arg(long, value_name = "COLUMN")]
     pub(crate) label: Option<String>,
     /// The run that pays.

@@ -15,7 +15,7 @@ use tuition_ledger::{
 use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
-use tuition_trainer::data::{DataError, csv, files};
+use tuition_trainer::data::{DataError, csv, files, idx};
 use tuition_trainer::form::Question;
 use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart};
@@ -73,13 +73,18 @@ impl Lesson {
             let form = asked.form.clone();
             (Some(asked), form)
         };
-        let collected = collect(&run.data, path(&run.data)?)?;
+        let collected = collect(&run.data, path(&run.data)?, run.data.label.as_deref())?;
         let classes = collected.classes.clone();
         let questions = acquire::questions(&form, collected)?;
         let pool = match &run.data.test {
             TestPart::Share(share) => Pool::of(questions, *share, SEED),
             TestPart::Path(place) => {
-                let test = acquire::questions(&form, collect(&run.data, Path::new(place))?)?;
+                // A CSV file has its own column of labels; images have a second file of them.
+                let label = match run.data.source {
+                    Source::Idx => run.data.test_label.as_deref(),
+                    _ => run.data.label.as_deref(),
+                };
+                let test = acquire::questions(&form, collect(&run.data, Path::new(place), label)?)?;
                 Pool::with_test(questions, test, SEED)
             }
         };
@@ -307,9 +312,14 @@ fn path(data: &DataConfig) -> Result<&Path, Trouble> {
     path.ok_or_else(|| Trouble::usage("`data.path` is missing", "which file or folder?"))
 }
 
-fn collect(data: &DataConfig, place: &Path) -> Result<tuition_trainer::data::Collected, DataError> {
+fn collect(
+    data: &DataConfig,
+    place: &Path,
+    label: Option<&str>,
+) -> Result<tuition_trainer::data::Collected, DataError> {
     match data.source {
-        Source::Csv => csv::read(place, data.label.as_deref()),
+        Source::Csv => csv::read(place, label),
+        Source::Idx => idx::read(place, label.map(Path::new)),
         Source::Files | Source::Record => files::read(place, &files::Window::default()),
     }
 }

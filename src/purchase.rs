@@ -11,7 +11,7 @@ use tuition_ledger::{Budget, Desk, DeskError, Limit, Mode, Origin, Record, Scope
 use tuition_proxy::Api;
 use tuition_trainer::acquire::{self, Buyer, Purchase, Stopped};
 use tuition_trainer::data::files::Window;
-use tuition_trainer::data::{Collected, DataError, csv, files};
+use tuition_trainer::data::{Collected, DataError, csv, files, idx};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::local::LocalTeacher;
 use tuition_trainer::port::Port;
@@ -158,14 +158,18 @@ fn model(teacher: &config::Teacher) -> Result<&str, Trouble> {
     Ok(model)
 }
 
-/// Reads a CSV file (`.csv`, `.csv.gz`) as vectors, anything else as files of bytes.
+/// Reads a CSV file (`.csv`, `.csv.gz`) or an IDX file (`-ubyte`, `.idx`, also with `.gz`; its labels are a file too) as
+/// vectors, anything else as files of bytes.
 ///
 /// # Errors
 /// Unreadable, empty or malformed data.
 pub(crate) fn collect(place: &Path, label: Option<&str>) -> Result<Collected, DataError> {
     let name = place.to_string_lossy();
-    if name.ends_with(".csv") || name.ends_with(".csv.gz") {
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    if name.ends_with(".csv") {
         csv::read(place, label)
+    } else if name.ends_with("-ubyte") || name.ends_with(".idx") {
+        idx::read(place, label.map(Path::new))
     } else {
         files::read(place, &Window::default())
     }

@@ -17,6 +17,7 @@ pub mod data;
 pub mod acquire;
 pub mod baseline;
 mod compare;
+pub mod ops;
 mod student;
 mod loss;
 mod method;
@@ -45,5 +46,5 @@ pub use run::{
     BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, score_seeds,
     train_run,
 };
-pub use student::{ByteConvConfig, StudentConfig, StudentError};
-pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};
+pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
+pub use train::{Augment, Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

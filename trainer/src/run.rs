@@ -74,12 +74,15 @@ pub struct DataConfig {
     /// For `record`: the run whose bought answers are the data set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// The column of the truth.
+    /// The truth: for `csv` its column, for `idx` the file of the labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The test part.
     #[serde(default)]
     pub test: TestPart,
+    /// For `idx` with a path as test part: the file of that part's labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_label: Option<String>,
 }
 
 /// The kinds of sources.
@@ -88,6 +91,8 @@ pub struct DataConfig {
 pub enum Source {
     /// Rows of numbers.
     Csv,
+    /// Images of IDX files.
+    Idx,
     /// Files as bytes.
     Files,
     /// What a client bought through the proxy.
@@ -222,9 +227,15 @@ impl RunConfig {
         if let TestPart::Share(share) = self.data.test {
             range("data.test", share > 0.0 && share < 1.0, share.to_string(), "between 0 and 1, or a path")?;
         }
+        let of_idx = self.data.source == Source::Idx && matches!(self.data.test, TestPart::Path(_));
+        if let (Some(label), false) = (&self.data.test_label, of_idx) {
+            let needed = "absent, unless `data.test` is a path and `data.source` is `idx`";
+            range("data.test_label", false, format!("`{label}`"), needed)?;
+        }
         match (self.data.source, &self.data.path, &self.data.run) {
             (Source::Record, _, None) => Err(ConfigError::Missing { source_kind: "record", field: "run" }),
             (Source::Csv, None, _) => Err(ConfigError::Missing { source_kind: "csv", field: "path" }),
+            (Source::Idx, None, _) => Err(ConfigError::Missing { source_kind: "idx", field: "path" }),
             (Source::Files, None, _) => Err(ConfigError::Missing { source_kind: "files", field: "path" }),
             _ => Ok(()),
         }

@@ -4,14 +4,12 @@
 //! read whole or refused with the line and column of the first thing that is wrong.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use ::csv::{ByteRecord, ReaderBuilder, Trim};
-use flate2::read::MultiGzDecoder;
 
-use super::{Collected, DataError, MAX_INPUTS, Raw, beginning};
+use super::{Collected, DataError, MAX_INPUTS, Raw, beginning, unzipped};
 use crate::example::Input;
 use crate::nearest::nearest;
 use crate::question::MAX_CLASSES;
@@ -73,14 +71,8 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn read(path: &'a Path) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(|error| DataError::read(path, error))?;
-        let mut buffered = BufReader::new(file);
-        let zipped =
-            buffered.fill_buf().map_err(|error| DataError::read(path, error))?.starts_with(&[0x1f, 0x8b]);
-        let bytes: Box<dyn Read> =
-            if zipped { Box::new(MultiGzDecoder::new(buffered)) } else { Box::new(buffered) };
         // One byte more than the limit, so that a file of exactly the limit is told from a longer one.
-        let mut limited = BufReader::new(bytes).take(MAX_BYTES + 1);
+        let mut limited = BufReader::new(unzipped(path)?).take(MAX_BYTES + 1);
         let mut rows = Self { path, header: None, cells: vec![] };
         let mut text = Vec::new();
         for line in 1.. {

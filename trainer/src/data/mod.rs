@@ -1,14 +1,19 @@
-//! Sources of inputs: a CSV file, a folder of files, what a run has bought; and the parts of a data set.
+//! Sources of inputs: a CSV file, IDX files of images, a folder of files, what a run has bought; and the parts of a data set.
 //!
 //! A source reads inputs and, where it knows it, the truth. It must not know teachers, budgets or losses. Invariant:
 //! the same files give the same inputs in the same order, and a mistake in them is answered with its place.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
 
 use crate::example::Input;
 
 pub mod csv;
 pub mod files;
+pub mod idx;
 pub mod record;
 pub mod split;
 
@@ -125,6 +130,14 @@ pub enum DataError {
         /// What the parser said.
         reason: String,
     },
+    /// A file of images or labels that is not what it should be.
+    #[error("`{path}` {reason}")]
+    Idx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A pattern that can never match.
     #[error("the pattern `{pattern}` {reason}")]
     Pattern {
@@ -147,6 +160,14 @@ impl DataError {
     pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
         Self::Read { path: path.to_owned(), source }
     }
+}
+
+/// The bytes of a file, unpacked if it is gzipped.
+pub(crate) fn unzipped(path: &Path) -> Result<Box<dyn Read>, DataError> {
+    let failed = |error| DataError::read(path, error);
+    let mut buffered = BufReader::new(File::open(path).map_err(failed)?);
+    let zipped = buffered.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+    Ok(if zipped { Box::new(MultiGzDecoder::new(buffered)) } else { Box::new(buffered) })
 }
 
 /// The beginning of a value, short enough for an error's line.

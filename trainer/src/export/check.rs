@@ -103,7 +103,9 @@ mod tests {
     use crate::example::PADDING;
     use crate::export::save;
     use crate::installed::runtime;
-    use crate::student::{ByteConvConfig, StudentConfig};
+    use crate::student::{
+        ByteConvConfig, CnnConfig, Mode, ResnetConfig, ResnetModel, Stage, Student, StudentConfig,
+    };
     use candle_core::Device;
 
     fn examples(make: impl Fn(usize) -> Input) -> Vec<Example> {
@@ -158,6 +160,43 @@ mod tests {
         for sizes in views {
             let gap = check(&StudentConfig::ByteConv { sizes }, &inputs, 2).unwrap();
             assert!(gap < 1e-4, "{gap}");
+        }
+    }
+
+    #[test]
+    fn onnx_runtime_normalises_images_by_the_running_statistics() {
+        let image = [2, 13, 11];
+        let inputs = examples(|at| {
+            let value = |i: usize| (((at * 7 + 1) * (i + 1)) as f32 * 0.734_211).sin() * 0.5 + 0.5;
+            Input::Vector((0..image.iter().product()).map(value).collect())
+        });
+        let stages = [(6, 5, 2), (9, 4, 1), (16, 3, 2)].map(|(channels, kernel, stride)| Stage {
+            channels,
+            kernel,
+            stride,
+        });
+        let cnn = |pool| CnnConfig { image, stages: stages.to_vec(), width: 1, pool };
+        let resnet = |model| StudentConfig::Resnet(ResnetConfig { image, model });
+        for config in [
+            StudentConfig::Cnn(cnn(2)),
+            StudentConfig::Cnn(cnn(1)),
+            resnet(ResnetModel::Resnet8),
+            resnet(ResnetModel::Wrn16x2),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let student = config.build(&inputs[0].input, 5, 3, &Device::Cpu).unwrap();
+            let borrowed: Vec<&Example> = inputs.iter().collect();
+            // Statistics that are not the ones a student starts with.
+            for _ in 0..20 {
+                let seen = student.inputs(&borrowed, &Device::Cpu).unwrap();
+                student.forward(&seen, Mode::Training).unwrap();
+            }
+            let classes: Vec<String> = (0..5).map(|class| class.to_string()).collect();
+            save(folder.path(), &student, &config, &inputs[0].input, &classes, "a card").unwrap();
+            let loaded = Model::load(folder.path()).unwrap().logits(&borrowed).unwrap();
+            assert_eq!(loaded, student.logits(&borrowed, &Device::Cpu).unwrap(), "{}", config.name());
+            let gap = check_export(&runtime(), folder.path(), &borrowed).unwrap();
+            assert!(gap < 1e-4, "{}: {gap}", config.name());
         }
     }
 

@@ -3,6 +3,7 @@
 //! It must not know how the student was trained. Invariant: what `save` writes, `load` reads back bit for bit.
 
 mod check;
+mod image;
 mod onnx;
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::example::Input;
 use crate::method::CurriculumError;
 use crate::report::{make, pretty};
-use crate::student::{Built, Student, StudentConfig};
+use crate::student::{Built, Mode, Student, StudentConfig};
 use crate::train::{TrainError, replace};
 
 pub use check::{CheckError, TOLERANCE, check_export};
@@ -59,8 +60,8 @@ pub(crate) fn save(
 
 fn weights(student: &Built) -> Result<Vec<u8>, TrainError> {
     let wrong = |error: safetensors::SafeTensorError| TrainError::Export(error.to_string());
-    let all = student.parameters().all().iter();
-    let bytes: Vec<(&str, &[usize], Vec<u8>)> = all
+    let kept = student.parameters().kept();
+    let bytes: Vec<(&str, &[usize], Vec<u8>)> = kept
         .map(|(name, var)| {
             let values = var.flatten_all()?.to_vec1::<f32>()?;
             Ok((name.as_str(), var.dims(), values.iter().flat_map(|value| value.to_le_bytes()).collect()))
@@ -106,7 +107,7 @@ impl Model {
         let bytes = read("model.safetensors")?;
         let wrong = |reason: String| wrong("model.safetensors", reason);
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
-        for (name, var) in student.parameters().all() {
+        for (name, var) in student.parameters().kept() {
             let view = tensors.tensor(name).map_err(|error| wrong(error.to_string()))?;
             if view.shape() != var.dims() || view.dtype() != Dtype::F32 {
                 return Err(wrong(format!(
@@ -149,6 +150,6 @@ impl Model {
             return Err(CurriculumError::Layer { layer: layer + 1, layers: self.student.depth() }.into());
         }
         let inputs = self.student.inputs(examples, &Device::Cpu)?;
-        Ok(self.student.hidden(&inputs, layer)?.to_vec2::<f32>()?)
+        Ok(self.student.hidden(&inputs, layer, Mode::Inference)?.to_vec2::<f32>()?)
     }
 }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use candle_core::Result;
 use prost::Message;
 
+use super::image;
 use crate::example::PADDING;
 use crate::student::{
     Built, ByteConv, ByteConvConfig, FACTOR, FLOOR, Linear, MODULUS, Mlp, SCALE, SHAPE_ORDERS, folded,
@@ -62,9 +63,11 @@ struct Node {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Attribute {
+pub(super) struct Attribute {
     #[prost(string, tag = "1")]
     name: String,
+    #[prost(float, tag = "2")]
+    f: f32,
     #[prost(int64, tag = "3")]
     i: i64,
     #[prost(bytes = "vec", tag = "4")]
@@ -126,6 +129,7 @@ struct Dimension {
 const FLOAT: i32 = 1;
 const INT32: i32 = 6;
 const INT64: i32 = 7;
+const ATTRIBUTE_FLOAT: i32 = 1;
 const ATTRIBUTE_INT: i32 = 2;
 const ATTRIBUTE_STRING: i32 = 3;
 const ATTRIBUTE_INTS: i32 = 7;
@@ -143,6 +147,8 @@ pub(crate) fn model(student: &Built, width: usize, classes: usize) -> Result<Vec
     let (logits, element) = match student {
         Built::Mlp(mlp) => (perceptron(&mut graph, mlp)?, FLOAT),
         Built::ByteConv(bytes) => (byte_conv(&mut graph, bytes, width)?, INT32),
+        Built::Cnn(student) => (image::network(&mut graph, student)?, FLOAT),
+        Built::Resnet(student) => (image::network(&mut graph, student)?, FLOAT),
     };
     graph.node("Identity", &[&logits], OUTPUT, vec![]);
     let graph = GraphProto {
@@ -222,11 +228,15 @@ fn byte_conv(graph: &mut Graph, student: &ByteConv, length: usize) -> Result<Str
     graph.linear(&joined, student.output())
 }
 
-fn int(name: &str, i: i64) -> Attribute {
+pub(super) fn float(name: &str, f: f32) -> Attribute {
+    Attribute { name: name.into(), f, kind: ATTRIBUTE_FLOAT, ..Attribute::default() }
+}
+
+pub(super) fn int(name: &str, i: i64) -> Attribute {
     Attribute { name: name.into(), i, kind: ATTRIBUTE_INT, ..Attribute::default() }
 }
 
-fn ints(name: &str, values: &[i64]) -> Attribute {
+pub(super) fn ints(name: &str, values: &[i64]) -> Attribute {
     Attribute { name: name.into(), ints: values.to_vec(), kind: ATTRIBUTE_INTS, ..Attribute::default() }
 }
 
@@ -241,7 +251,7 @@ fn string(name: &str, text: &str) -> Attribute {
 
 /// A graph under construction: every node has one output, named by its number.
 #[derive(Default)]
-struct Graph {
+pub(super) struct Graph {
     nodes: Vec<Node>,
     constants: Vec<TensorProto>,
 }
@@ -257,7 +267,7 @@ impl Graph {
         });
     }
 
-    fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
+    pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
         let output = format!("v{}", self.nodes.len());
         self.node(op, inputs, &output, attributes);
         output
@@ -269,16 +279,16 @@ impl Graph {
         name
     }
 
-    fn floats(&mut self, dims: &[i64], values: &[f32]) -> String {
+    pub(super) fn floats(&mut self, dims: &[i64], values: &[f32]) -> String {
         self.constant(dims, FLOAT, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    fn integers(&mut self, values: &[i64]) -> String {
+    pub(super) fn integers(&mut self, values: &[i64]) -> String {
         let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(&[values.len() as i64], INT64, raw)
     }
 
-    fn linear(&mut self, input: &str, layer: &Linear) -> Result<String> {
+    pub(super) fn linear(&mut self, input: &str, layer: &Linear) -> Result<String> {
         let (output, width) = layer.weight.dims2()?;
         let weight = self.floats(&[output as i64, width as i64], &layer.weight.flatten_all()?.to_vec1()?);
         let bias = self.floats(&[output as i64], &layer.bias.to_vec1()?);

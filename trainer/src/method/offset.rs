@@ -6,11 +6,11 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::student::{Inputs, Student};
+use crate::student::{Inputs, Mode, Student};
 
 /// Puts the mean difference between the teacher's and the student's logits into the student's output bias.
 pub(crate) fn fix_offset(student: &dyn Student, inputs: &Inputs, teacher: &Tensor) -> Result<()> {
-    let difference = (teacher - student.forward(inputs)?)?.mean(0)?.detach();
+    let difference = (teacher - student.forward(inputs, Mode::Inference)?)?.mean(0)?.detach();
     let bias = student.output_bias();
     bias.set(&(bias.as_tensor() + difference)?)
 }
@@ -39,15 +39,20 @@ mod tests {
             .collect();
         let inputs = student.inputs(&examples.iter().collect::<Vec<_>>(), &cpu).unwrap();
         let shift = Tensor::new(&[[3f32, -2.0, 0.5]], &cpu).unwrap();
-        let teacher = student.forward(&inputs).unwrap().broadcast_add(&shift).unwrap().detach();
+        let teacher =
+            student.forward(&inputs, Mode::Inference).unwrap().broadcast_add(&shift).unwrap().detach();
         let before = student.output_bias().to_vec1::<f32>().unwrap();
         fix_offset(&student, &inputs, &teacher).unwrap();
         let after = student.output_bias().to_vec1::<f32>().unwrap();
         for (class, expected) in [3f32, -2.0, 0.5].into_iter().enumerate() {
             assert!((after[class] - before[class] - expected).abs() < 1e-5);
         }
-        let left =
-            (teacher - student.forward(&inputs).unwrap()).unwrap().mean(0).unwrap().to_vec1::<f32>().unwrap();
+        let left = (teacher - student.forward(&inputs, Mode::Inference).unwrap())
+            .unwrap()
+            .mean(0)
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
         assert!(left.iter().all(|value| value.abs() < 1e-5), "{left:?}");
     }
 }

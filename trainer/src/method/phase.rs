@@ -11,7 +11,7 @@ use super::curriculum::CurriculumError;
 use super::progressive::ProgressiveError;
 use crate::example::Example;
 use crate::loss::kd;
-use crate::student::{Inputs, Student};
+use crate::student::{Inputs, Mode, Student};
 
 /// What stands in front of an earlier checkpoint's name among the signals of a split.
 pub const CHECKPOINT: &str = "checkpoint.";
@@ -65,8 +65,10 @@ impl Phase {
         targets: &Tensor,
     ) -> Result<Tensor> {
         match self.learns {
-            Learns::Layer { layer, .. } => layer_loss(&student.hidden(inputs, layer)?, head, targets),
-            Learns::Outputs => kd(&student.forward(inputs)?, targets, 1.0),
+            Learns::Layer { layer, .. } => {
+                layer_loss(&student.hidden(inputs, layer, Mode::Training)?, head, targets)
+            }
+            Learns::Outputs => kd(&student.forward(inputs, Mode::Training)?, targets, 1.0),
         }
     }
 }

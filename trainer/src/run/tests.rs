@@ -96,7 +96,7 @@ fn what_is_unknown_or_out_of_range_is_named() {
     check("student.hiden=[3]", "unknown key `hiden`, did you mean `hidden`?");
     check("method.losses.0.kind=\"ckdd\"", "unknown kind `ckdd`, did you mean `ckd`?");
     check("method.losses.0.wieght=1.0", "unknown key `wieght`, did you mean `weight`?");
-    check("data.source=\"parquet\"", "unknown kind `parquet`; known here: csv, files, record");
+    check("data.source=\"parquet\"", "unknown kind `parquet`; known here: csv, idx, files, record");
     check("train.optimizer=\"adam\"", "unknown kind `adam`, did you mean `adamw`?");
     check("data.source=\"record\"", "source `record` needs `data.run`");
     check("data.test=1.5", "`data.test` is 1.5; it must be between 0 and 1, or a path");
@@ -226,4 +226,29 @@ fn a_teacher_of_labels_gives_a_row_without_certainty() {
     let refused = parse(&[]).unwrap();
     let error = train_run(&refused, &split, Spend::default(), folder.path(), &control(false)).unwrap_err();
     assert_eq!(error.to_string(), "loss `ckd` needs logits, but the teacher gives label");
+}
+
+#[test]
+fn images_and_their_augmentation_are_read_as_the_run_file_has_them() {
+    let image = [
+        "data.source=idx",
+        "data.path=train-images-idx3-ubyte.gz",
+        "data.label=train-labels-idx1-ubyte.gz",
+        "data.test=t10k-images-idx3-ubyte.gz",
+        "data.test_label=t10k-labels-idx1-ubyte.gz",
+        "student={ kind = 'cnn', image = [1, 28, 28] }",
+        "train.augment={ crop = 2, flip = true }",
+    ];
+    let config = parse(&image).unwrap();
+    assert_eq!(config.data.source, Source::Idx);
+    assert_eq!(config.data.test, TestPart::Path("t10k-images-idx3-ubyte.gz".into()));
+    assert_eq!(config.train.augment, Some(crate::train::Augment { crop: 2, flip: true }));
+    assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    let refused = |overrides: &[&str]| parse(overrides).unwrap_err().to_string();
+    assert_eq!(
+        refused(&["data.test_label=labels"]),
+        "`data.test_label` is `labels`; it must be absent, unless `data.test` is a path and `data.source` is `idx`"
+    );
+    let flop = refused(&[&image[..6], &["train.augment={ flop = true }"]].concat());
+    assert!(flop.contains("`flop`") && flop.contains("`flip`"), "{flop}");
 }

@@ -17,7 +17,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::parameters::{Linear, Parameters};
-use super::{Inputs, Student};
+use super::{Inputs, Mode, Student};
 use crate::example::{Example, Input, PADDING};
 
 /// The hash of a window starts at its length and goes h <- (h * FACTOR + symbol + 1) mod MODULUS.
@@ -244,8 +244,8 @@ impl Student for ByteConv {
         Ok(Inputs(views))
     }
 
-    fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
-        self.output.forward(&self.hidden(inputs, 0)?)
+    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.output.forward(&self.hidden(inputs, 0, mode)?)
     }
 
     /// One: its views side by side.
@@ -253,7 +253,7 @@ impl Student for ByteConv {
         1
     }
 
-    fn hidden(&self, inputs: &Inputs, _layer: usize) -> Result<Tensor> {
+    fn hidden(&self, inputs: &Inputs, _layer: usize, _mode: Mode) -> Result<Tensor> {
         let symbols = &inputs.0[0];
         let (n, length) = symbols.dims2()?;
         let mut views = Vec::new();

@@ -5,8 +5,8 @@
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::parameters::{Linear, Parameters};
-use super::{Inputs, Student};
-use crate::example::{Example, Input};
+use super::{Inputs, Mode, Student, vectors};
+use crate::example::Example;
 
 /// Linear layers with ReLU between them.
 #[derive(Debug)]
@@ -42,21 +42,13 @@ impl Mlp {
 
 impl Student for Mlp {
     fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
-        let mut values = Vec::new();
-        for example in examples {
-            match &example.input {
-                Input::Vector(vector) => values.extend_from_slice(vector),
-                Input::Bytes(_) => candle_core::bail!("`{}` is bytes and no vector", example.key),
-            }
-        }
-        let width = self.layers[0].weight.dim(1)?;
-        Ok(Inputs(vec![Tensor::from_vec(values, (examples.len(), width), device)?]))
+        vectors(examples, self.layers[0].weight.dim(1)?, device)
     }
 
-    fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
+    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         let output = &self.layers[self.depth()];
         match self.depth().checked_sub(1) {
-            Some(last) => output.forward(&self.hidden(inputs, last)?),
+            Some(last) => output.forward(&self.hidden(inputs, last, mode)?),
             None => output.forward(&inputs.0[0]),
         }
     }
@@ -65,7 +57,7 @@ impl Student for Mlp {
         self.layers.len() - 1
     }
 
-    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor> {
+    fn hidden(&self, inputs: &Inputs, layer: usize, _mode: Mode) -> Result<Tensor> {
         let mut hidden = self.layers[0].forward(&inputs.0[0])?.relu()?;
         for next in &self.layers[1..=layer] {
             hidden = next.forward(&hidden)?.relu()?;

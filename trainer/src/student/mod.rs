@@ -1,11 +1,16 @@
 //! Students: small models with a fixed input and one logit a class.
 //!
 //! This room must not know losses, optimizers or where examples came from. Invariants: the same seed makes the same
-//! student; every variable of every student gets a gradient (candle drops some silently: a test here looks).
+//! student; every variable of every student gets a gradient (candle drops some silently: a test here looks); only a
+//! forward pass in `Mode::Training` changes anything, and that only buffers.
 
 mod byte_conv;
+mod cnn;
+mod image;
+mod layers;
 mod mlp;
 mod parameters;
+mod resnet;
 
 use candle_core::{Device, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -14,8 +19,14 @@ use crate::example::{Example, Input};
 
 pub use byte_conv::ByteConvConfig;
 pub(crate) use byte_conv::{ByteConv, FACTOR, FLOOR, MODULUS, SCALE, SHAPE_ORDERS, folded};
+pub(crate) use cnn::Cnn;
+pub use cnn::{CnnConfig, Stage};
+pub(crate) use image::{ImageStudent, Network};
+pub(crate) use layers::{BatchNorm, Convolution, EPSILON, Layers};
 pub(crate) use mlp::Mlp;
 pub(crate) use parameters::{Linear, Parameters};
+pub(crate) use resnet::Resnet;
+pub use resnet::{ResnetConfig, ResnetModel};
 
 /// The `[student]` table of a run file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +43,10 @@ pub enum StudentConfig {
         #[serde(default)]
         sizes: ByteConvConfig,
     },
+    /// Convolutions over images.
+    Cnn(CnnConfig),
+    /// A residual network over images.
+    Resnet(ResnetConfig),
 }
 
 /// Why a student cannot be made for a data set.
@@ -46,6 +61,19 @@ pub enum StudentError {
         takes: &'static str,
         /// What the data set holds.
         found: &'static str,
+    },
+    /// Vectors that are no images of the stated shape.
+    #[error(
+        "student `{student}` takes images of {} values (`student.image = {image:?}`), but the inputs are vectors of {found}",
+        image.iter().product::<usize>()
+    )]
+    Image {
+        /// The student's kind.
+        student: &'static str,
+        /// Channels, height and width.
+        image: [usize; 3],
+        /// The width of the data set's vectors.
+        found: usize,
     },
     /// A size that no layer can have.
     #[error("`student.{field}` is {value}; it must be {range}")]
@@ -62,6 +90,19 @@ pub enum StudentError {
 /// The widest layer that is accepted; beyond it a run file is more likely wrong than meant.
 const WIDTH_LIMIT: usize = 1 << 20;
 
+/// Refuses a size out of its range, by its field.
+fn size(
+    field: &'static str,
+    value: usize,
+    least: usize,
+    most: usize,
+) -> std::result::Result<(), StudentError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(StudentError::Size { field, value, range: format!("{least} to {most}") })
+}
+
 impl StudentConfig {
     /// The name of its kind in a run file.
     #[must_use]
@@ -69,6 +110,16 @@ impl StudentConfig {
         match self {
             Self::Mlp { .. } => "mlp",
             Self::ByteConv { .. } => "byte-conv",
+            Self::Cnn(_) => "cnn",
+            Self::Resnet(_) => "resnet",
+        }
+    }
+
+    /// Channels, height and width of the images that it takes, if it takes images.
+    pub(crate) fn image(&self) -> Option<[usize; 3]> {
+        match self {
+            Self::Mlp { .. } | Self::ByteConv { .. } => None,
+            Self::Cnn(CnnConfig { image, .. }) | Self::Resnet(ResnetConfig { image, .. }) => Some(*image),
         }
     }
 
@@ -77,13 +128,12 @@ impl StudentConfig {
     /// # Errors
     /// The first thing that does not fit.
     pub fn check(&self, input: &Input) -> std::result::Result<(), StudentError> {
-        let size = |field, value: usize, least: usize, most: usize| {
-            if (least..=most).contains(&value) {
-                return Ok(());
-            }
-            Err(StudentError::Size { field, value, range: format!("{least} to {most}") })
-        };
+        if let Some(image) = self.image() {
+            self.check_image(image, input)?;
+        }
         match (self, input) {
+            (Self::Cnn(config), _) => config.check(),
+            (Self::Resnet(config), _) => config.check(),
             (Self::Mlp { hidden }, Input::Vector(_)) => {
                 hidden.iter().try_for_each(|width| size("hidden", *width, 1, WIDTH_LIMIT))
             }
@@ -118,6 +168,19 @@ impl StudentConfig {
         }
     }
 
+    fn check_image(&self, image: [usize; 3], input: &Input) -> std::result::Result<(), StudentError> {
+        let student = self.name();
+        let Input::Vector(values) = input else {
+            return Err(StudentError::Input { student, takes: "vectors", found: input.kind() });
+        };
+        image.iter().try_for_each(|extent| size("image", *extent, 1, WIDTH_LIMIT))?;
+        let pixels = image.iter().try_fold(1usize, |product, extent| product.checked_mul(*extent));
+        if pixels != Some(values.len()) {
+            return Err(StudentError::Image { student, image, found: values.len() });
+        }
+        Ok(())
+    }
+
     /// Makes the student with weights from `seed`.
     ///
     /// # Errors
@@ -126,6 +189,12 @@ impl StudentConfig {
         Ok(match self {
             Self::Mlp { hidden } => Built::Mlp(Mlp::new(input.width(), hidden, classes, seed, device)?),
             Self::ByteConv { sizes } => Built::ByteConv(ByteConv::new(sizes, classes, seed, device)?),
+            Self::Cnn(config) => {
+                Built::Cnn(ImageStudent::new(Cnn::new(config, classes, seed, device)?, config.image))
+            }
+            Self::Resnet(config) => {
+                Built::Resnet(ImageStudent::new(Resnet::new(config, classes, seed, device)?, config.image))
+            }
         })
     }
 }
@@ -140,6 +209,11 @@ impl Inputs {
         self.0.iter().map(|view| view.index_select(rows, 0)).collect::<Result<_>>().map(Self)
     }
 
+    /// `count` examples from `start` on.
+    pub(crate) fn narrow(&self, start: usize, count: usize) -> Result<Self> {
+        self.0.iter().map(|view| view.narrow(0, start, count)).collect::<Result<_>>().map(Self)
+    }
+
     /// `lambda` of these plus `1 - lambda` of `other`, value by value.
     pub(crate) fn mix(&self, other: &Self, lambda: f64) -> Result<Self> {
         let pairs = self.0.iter().zip(&other.0);
@@ -147,17 +221,38 @@ impl Inputs {
     }
 }
 
+/// The vectors of examples as one tensor `[n, width]`.
+fn vectors(examples: &[&Example], width: usize, device: &Device) -> Result<Inputs> {
+    let mut values = Vec::with_capacity(examples.len() * width);
+    for example in examples {
+        match &example.input {
+            Input::Vector(vector) => values.extend_from_slice(vector),
+            Input::Bytes(_) => candle_core::bail!("`{}` is bytes and no vector", example.key),
+        }
+    }
+    Ok(Inputs(vec![Tensor::from_vec(values, (examples.len(), width), device)?]))
+}
+
+/// What a forward pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A step: batches are normalised by themselves, and running statistics follow them.
+    Training,
+    /// An answer: an input's logits depend on that input alone, and nothing changes.
+    Inference,
+}
+
 /// What the loop asks of a student.
 pub(crate) trait Student {
     /// Turns examples into tensors.
     fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs>;
     /// Inputs to logits `[n, C]`.
-    fn forward(&self, inputs: &Inputs) -> Result<Tensor>;
+    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor>;
     /// How many hidden layers it has.
     fn depth(&self) -> usize;
-    /// Inputs to hidden layer `layer` below [`Student::depth`], after its activation: `[n, m]`.
-    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor>;
-    /// The variables.
+    /// Inputs to hidden layer `layer` below [`Student::depth`]: `[n, m]`.
+    fn hidden(&self, inputs: &Inputs, layer: usize, mode: Mode) -> Result<Tensor>;
+    /// The variables and buffers.
     fn parameters(&self) -> &Parameters;
     /// The bias that is added to the logits, one value a class.
     fn output_bias(&self) -> &Var;
@@ -172,6 +267,10 @@ pub(crate) enum Built {
     Mlp(Mlp),
     /// A byte student.
     ByteConv(ByteConv),
+    /// A convolutional student of images.
+    Cnn(ImageStudent<Cnn>),
+    /// A residual student of images.
+    Resnet(ImageStudent<Resnet>),
 }
 
 impl Built {
@@ -179,6 +278,8 @@ impl Built {
         match self {
             Self::Mlp(student) => student,
             Self::ByteConv(student) => student,
+            Self::Cnn(student) => student,
+            Self::Resnet(student) => student,
         }
     }
 
@@ -187,7 +288,8 @@ impl Built {
         const CHUNK: usize = 256;
         let mut rows = Vec::with_capacity(examples.len());
         for chunk in examples.chunks(CHUNK) {
-            rows.extend(self.forward(&self.inputs(chunk, device)?)?.to_vec2::<f32>()?);
+            let logits = self.forward(&self.inputs(chunk, device)?, Mode::Inference)?;
+            rows.extend(logits.to_vec2::<f32>()?);
         }
         Ok(rows)
     }
@@ -198,16 +300,16 @@ impl Student for Built {
         self.inner().inputs(examples, device)
     }
 
-    fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
-        self.inner().forward(inputs)
+    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.inner().forward(inputs, mode)
     }
 
     fn depth(&self) -> usize {
         self.inner().depth()
     }
 
-    fn hidden(&self, inputs: &Inputs, layer: usize) -> Result<Tensor> {
-        self.inner().hidden(inputs, layer)
+    fn hidden(&self, inputs: &Inputs, layer: usize, mode: Mode) -> Result<Tensor> {
+        self.inner().hidden(inputs, layer, mode)
     }
 
     fn parameters(&self) -> &Parameters {
@@ -224,119 +326,4 @@ impl Student for Built {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One configuration of every kind, with an input that it takes.
-    fn every_student() -> Vec<(StudentConfig, Vec<Example>)> {
-        let example = |input| Example { key: "k".into(), input, target: None, truth: None, hidden: vec![] };
-        let vectors =
-            (0..6).map(|at| example(Input::Vector((0..5).map(|i| ((at * i) as f32).sin()).collect())));
-        let bytes =
-            (0..6u16).map(|at| example(Input::Bytes((0..64).map(|i| (at * 31 + i * i) % 257).collect())));
-        let sizes = ByteConvConfig {
-            buckets: 32,
-            shapes: 16,
-            hidden: 8,
-            channels: 4,
-            stride: 2,
-            ..ByteConvConfig::default()
-        };
-        vec![
-            (StudentConfig::Mlp { hidden: vec![7, 6] }, vectors.collect()),
-            (StudentConfig::ByteConv { sizes }, bytes.collect()),
-        ]
-    }
-
-    #[test]
-    fn every_variable_of_every_student_gets_a_gradient() {
-        for (config, examples) in every_student() {
-            config.check(&examples[0].input).unwrap();
-            let student = config.build(&examples[0].input, 3, 1, &Device::Cpu).unwrap();
-            let examples: Vec<&Example> = examples.iter().collect();
-            let logits = student.forward(&student.inputs(&examples, &Device::Cpu).unwrap()).unwrap();
-            assert_eq!(logits.dims(), [6, 3]);
-            let classes = Tensor::new(&[0u32, 1, 2, 0, 1, 2], &Device::Cpu).unwrap();
-            let gradients = crate::loss::cross_entropy(&logits, &classes).unwrap().backward().unwrap();
-            assert!(!student.parameters().all().is_empty());
-            for (name, var) in student.parameters().all() {
-                let gradient =
-                    gradients.get(var).unwrap_or_else(|| panic!("{} `{name}` has none", config.name()));
-                let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-                assert!(size > 0.0 && size.is_finite(), "{} `{name}` has {size}", config.name());
-            }
-        }
-    }
-
-    #[test]
-    fn gradients_equal_finite_differences() {
-        for (config, examples) in every_student() {
-            let student = config.build(&examples[0].input, 3, 2, &Device::Cpu).unwrap();
-            let examples: Vec<&Example> = examples.iter().collect();
-            let inputs = student.inputs(&examples, &Device::Cpu).unwrap();
-            // A smooth loss of all logits.
-            let loss = || student.forward(&inputs).unwrap().sqr().unwrap().mean_all().unwrap();
-            let gradients = loss().backward().unwrap();
-            for (name, var) in student.parameters().all() {
-                let gradient = gradients.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                let at = (0..gradient.len())
-                    .max_by(|a, b| gradient[*a].abs().total_cmp(&gradient[*b].abs()))
-                    .unwrap();
-                let before = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                let shifted = |by: f32| {
-                    let mut values = before.clone();
-                    values[at] += by;
-                    var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
-                    loss().to_scalar::<f32>().unwrap()
-                };
-                let step = 2e-3;
-                let slope = (shifted(step) - shifted(-step)) / (2.0 * step);
-                shifted(0.0);
-                let error = (slope - gradient[at]).abs();
-                assert!(
-                    error < 0.05 * slope.abs() + 1e-3,
-                    "{} `{name}`: {slope} but {}",
-                    config.name(),
-                    gradient[at]
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_seed_decides_every_weight() {
-        for (config, examples) in every_student() {
-            let weights = |seed| {
-                let student = config.build(&examples[0].input, 3, seed, &Device::Cpu).unwrap();
-                let all = student.parameters().all().to_vec();
-                all.iter()
-                    .map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
-                    .collect::<Vec<_>>()
-            };
-            assert_eq!(weights(4), weights(4));
-            assert_ne!(weights(4), weights(5));
-        }
-    }
-
-    #[test]
-    fn a_student_names_what_it_cannot_take() {
-        let check = |config: StudentConfig, input: Input, expected: &str| {
-            assert_eq!(config.check(&input).expect_err(expected).to_string(), expected);
-        };
-        let bytes = || Input::Bytes(vec![0; 32]);
-        check(
-            StudentConfig::Mlp { hidden: vec![4] },
-            bytes(),
-            "student `mlp` takes vectors, but the inputs are bytes",
-        );
-        check(
-            StudentConfig::Mlp { hidden: vec![0] },
-            Input::Vector(vec![1.0]),
-            "`student.hidden` is 0; it must be 1 to 1048576",
-        );
-        let sizes = ByteConvConfig { kernel: 40, ..ByteConvConfig::default() };
-        check(StudentConfig::ByteConv { sizes }, bytes(), "`student.sizes.kernel` is 40; it must be 1 to 7");
-        let sizes = ByteConvConfig { ends: 40, ..ByteConvConfig::default() };
-        check(StudentConfig::ByteConv { sizes }, bytes(), "`student.sizes.ends` is 40; it must be 0 to 32");
-    }
-}
+mod tests;

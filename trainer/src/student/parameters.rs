@@ -1,7 +1,8 @@
-//! A student's named variables in a fixed order, made from a seed.
+//! A student's named variables and buffers in a fixed order, made from a seed.
 //!
-//! This file must not know architectures or optimizers. Invariant: the same seed and the same calls in the same order
-//! give the same numbers on every machine, and the order never changes afterwards.
+//! A variable is learnt by its gradient; a buffer (a running statistic) has none, and is kept, restored and exported with
+//! the variables. This file must not know architectures or optimizers. Invariant: the same seed and the same calls in the
+//! same order give the same numbers on every machine, and the order never changes afterwards.
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -11,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 #[derive(Debug)]
 pub(crate) struct Parameters {
     all: Vec<(String, Var)>,
+    buffers: Vec<(String, Var)>,
     rng: ChaCha8Rng,
     device: Device,
 }
@@ -18,7 +20,12 @@ pub(crate) struct Parameters {
 impl Parameters {
     /// An empty list whose numbers will come from `seed`.
     pub(crate) fn new(seed: u64, device: &Device) -> Self {
-        Self { all: Vec::new(), rng: ChaCha8Rng::seed_from_u64(seed), device: device.clone() }
+        Self {
+            all: Vec::new(),
+            buffers: Vec::new(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            device: device.clone(),
+        }
     }
 
     /// Adds a variable with values uniform in `-bound..bound`.
@@ -28,6 +35,20 @@ impl Parameters {
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
         self.all.push((name.to_owned(), var.clone()));
         Ok(var)
+    }
+
+    /// Adds a variable `[count]` of one value.
+    pub(crate) fn constant(&mut self, name: &str, count: usize, value: f32) -> Result<Var> {
+        let var = Var::from_tensor(&Tensor::from_vec(vec![value; count], count, &self.device)?)?;
+        self.all.push((name.to_owned(), var.clone()));
+        Ok(var)
+    }
+
+    /// Adds a buffer `[count]` of one value.
+    pub(crate) fn buffer(&mut self, name: &str, count: usize, value: f32) -> Result<Var> {
+        let buffer = Var::from_tensor(&Tensor::from_vec(vec![value; count], count, &self.device)?)?;
+        self.buffers.push((name.to_owned(), buffer.clone()));
+        Ok(buffer)
     }
 
     /// A linear layer's weight `[output, input]` and bias, uniform in 1/sqrt(input) as PyTorch does it.
@@ -43,7 +64,12 @@ impl Parameters {
         &self.all
     }
 
-    /// The number of scalars.
+    /// All that is kept of a student: the variables, then the buffers.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &(String, Var)> {
+        self.all.iter().chain(&self.buffers)
+    }
+
+    /// The number of scalars that are learnt.
     pub(crate) fn count(&self) -> usize {
         self.all.iter().map(|(_, var)| var.elem_count()).sum()
     }

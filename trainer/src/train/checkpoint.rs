@@ -23,13 +23,13 @@ const STATE: &str = "tuition";
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct State {
     pub(crate) about: About,
-    /// The variables in the student's order.
+    /// The variables, then the buffers, in the student's order.
     pub(crate) values: Vec<Vec<f32>>,
     /// The head of the phase that is learnt; empty without one.
     pub(crate) head: Vec<Vec<f32>>,
     /// The optimizer's, of the student's variables and then the head's.
     pub(crate) slots: Vec<Slot>,
-    /// The variables of the best validation so far.
+    /// The same at the best validation so far.
     pub(crate) best: Option<Vec<Vec<f32>>>,
 }
 
@@ -50,10 +50,18 @@ pub(crate) struct About {
     /// The phase that is learnt now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stage: Option<StagePlace>,
+    /// Where augmentation's random numbers stand.
+    #[serde(default = "start")]
+    pub(crate) augmenting: String,
     /// The bits of the best validation loss; text would round it.
     pub(crate) best_bits: Option<u32>,
     pub(crate) stale: usize,
     pub(crate) rows: Vec<MetricRow>,
+}
+
+/// Where random numbers begin: what checkpoints say that are older than augmentation.
+fn start() -> String {
+    "0".to_owned()
 }
 
 /// The checkpoint of one seed in a folder.

@@ -4,6 +4,7 @@
 //! give the same bits; twenty steps, a stop and twenty more give what forty give; the validation part decides when to
 //! stop and which step is kept, and the test part is never looked at.
 
+mod augment;
 mod checkpoint;
 mod sampler;
 mod stage;
@@ -23,12 +24,13 @@ use crate::example::{SplitError, argmax};
 use crate::loss::{Batch, LossError, cross_entropy, kd, total};
 use crate::method::{CurriculumError, Mixup, PlanError, ProgressiveError, fix_offset};
 use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
-use crate::student::{Built, Inputs, Student, StudentError};
+use crate::student::{Built, Inputs, Mode, Student, StudentError};
 use checkpoint::{About, State};
 use sampler::{Sampler, stream};
 use stage::Stage;
 use task::Part;
 
+pub use augment::Augment;
 pub(crate) use checkpoint::replace;
 pub(crate) use task::{Task, digests};
 
@@ -57,6 +59,9 @@ pub struct TrainConfig {
     /// The largest norm of all gradients together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
+    /// How images are changed before each step; the answer stays the one to the image itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
     /// Steps between two looks at the validation part.
     pub evaluate_every: usize,
     /// Looks without progress before a seed stops; 0 never stops.
@@ -84,6 +89,7 @@ impl Default for TrainConfig {
             momentum: 0.9,
             nesterov: false,
             clip: None,
+            augment: None,
             evaluate_every: 100,
             patience: 0,
             until: None,
@@ -193,6 +199,12 @@ pub enum TrainError {
         "`mixup` needs inputs of numbers and losses of single examples; student `{student}` with these losses has not both"
     )]
     Mixup {
+        /// The student's kind.
+        student: &'static str,
+    },
+    /// Augmentation where there are no images.
+    #[error("`train.augment` changes images; student `{student}` takes none")]
+    Augment {
         /// The student's kind.
         student: &'static str,
     },
@@ -371,6 +383,7 @@ struct Run<'a> {
     comparisons: Option<Vec<Comparison>>,
     sampler: Sampler,
     mixing: ChaCha8Rng,
+    augmenting: ChaCha8Rng,
     /// The phase of the curriculum that is learnt now; none once the losses are.
     stage: Option<Stage>,
     /// Steps of the curriculum's phases so far.
@@ -393,6 +406,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(task.config.settings(), vars),
             sampler: Sampler::new(count, stream(seed, 2)),
             mixing: stream(seed, 3),
+            augmenting: stream(seed, 4),
             stage: Stage::start(task, seed, 0, &student)?,
             before: 0,
             task,
@@ -440,7 +454,8 @@ impl<'a> Run<'a> {
         if self.task.method.mixup {
             let mixup = Mixup::draw(&drawn, &mut self.mixing);
             let (inputs, own, other) = self.task.mixed(&drawn, &mixup)?;
-            let logits = self.student.forward(&inputs)?;
+            let inputs = self.augmented(inputs)?;
+            let logits = self.student.forward(&inputs, Mode::Training)?;
             let own = (total(losses, &logits, &own)? * mixup.lambda)?;
             return own + (total(losses, &logits, &other)? * (1.0 - mixup.lambda))?;
         }
@@ -448,7 +463,16 @@ impl<'a> Run<'a> {
             None => self.task.batch(&drawn, None)?,
             Some(all) => self.compared(&drawn, all)?,
         };
-        total(losses, &self.student.forward(&inputs)?, &batch)
+        let inputs = self.augmented(inputs)?;
+        total(losses, &self.student.forward(&inputs, Mode::Training)?, &batch)
+    }
+
+    /// The inputs of a batch, changed where the run asks for it.
+    fn augmented(&mut self, inputs: Inputs) -> candle_core::Result<Inputs> {
+        match (&self.task.config.augment, self.task.student.image()) {
+            (Some(augment), Some(image)) => augment.apply(inputs, image, &mut self.augmenting),
+            _ => Ok(inputs),
+        }
     }
 
     /// The examples of the drawn tuples, tuple after tuple, with their weights.
@@ -522,6 +546,7 @@ impl<'a> Run<'a> {
                 stopped: self.stopped,
                 sampler: self.sampler.place(),
                 mixing: self.mixing.get_word_pos().to_string(),
+                augmenting: self.augmenting.get_word_pos().to_string(),
                 before: self.before,
                 stage: self.stage.as_ref().map(Stage::place),
                 best_bits: self.best.as_ref().map(|(loss, _)| loss.to_bits()),
@@ -537,12 +562,25 @@ impl<'a> Run<'a> {
 
     /// Goes on from a state; `None` if it is not one of this run.
     fn restore(&mut self, state: State) -> Option<()> {
-        let About { seed, step, stopped, sampler, mixing, before, stage, best_bits, stale, rows, .. } =
-            state.about;
+        let About {
+            seed,
+            step,
+            stopped,
+            sampler,
+            mixing,
+            augmenting,
+            before,
+            stage,
+            best_bits,
+            stale,
+            rows,
+            ..
+        } = state.about;
         let sizes = |values: &[Vec<f32>]| values.iter().map(Vec::len).collect::<Vec<_>>();
-        let vars = self.student.parameters().all().iter();
-        let fits = sizes(&state.values) == vars.map(|(_, var)| var.elem_count()).collect::<Vec<_>>();
-        if seed != self.seed || !fits || state.slots.len() != state.values.len() + state.head.len() {
+        let parameters = self.student.parameters();
+        let expected: Vec<usize> = parameters.kept().map(|(_, var)| var.elem_count()).collect();
+        let slots = parameters.all().len() + state.head.len();
+        if seed != self.seed || sizes(&state.values) != expected || state.slots.len() != slots {
             return None;
         }
         set_values(&self.student, &state.values).ok()?;
@@ -558,27 +596,42 @@ impl<'a> Run<'a> {
         }
         self.sampler.go_to(&sampler)?;
         self.mixing.set_word_pos(mixing.parse().ok()?);
+        self.augmenting.set_word_pos(augmenting.parse().ok()?);
         self.best = best_bits.map(f32::from_bits).zip(state.best);
         (self.step, self.stopped, self.stale, self.rows) = (step, stopped, stale, rows);
         Some(())
     }
 }
 
+/// All that is kept of a student, running statistics included.
 fn values(student: &Built) -> candle_core::Result<Vec<Vec<f32>>> {
-    let vars = student.parameters().all().iter();
-    vars.map(|(_, var)| var.flatten_all()?.to_vec1::<f32>()).collect()
+    let kept = student.parameters().kept();
+    kept.map(|(_, var)| var.flatten_all()?.to_vec1::<f32>()).collect()
 }
 
 fn set_values(student: &Built, values: &[Vec<f32>]) -> candle_core::Result<()> {
-    for ((_, var), values) in student.parameters().all().iter().zip(values) {
+    for ((_, var), values) in student.parameters().kept().zip(values) {
         var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?;
     }
     Ok(())
 }
 
+/// Examples that are looked at together; more would keep every hidden value of all of them.
+const LOOK: usize = 1024;
+
+/// The logits of a part, as an answer gives them.
+fn answers(student: &Built, part: &Part) -> candle_core::Result<Tensor> {
+    let chunks = (0..part.count).step_by(LOOK).map(|start| {
+        let inputs = part.inputs.narrow(start, LOOK.min(part.count - start))?;
+        Ok(student.forward(&inputs, Mode::Inference)?.detach())
+    });
+    let chunks = chunks.collect::<candle_core::Result<Vec<_>>>()?;
+    if let [one] = &chunks[..] { Ok(one.clone()) } else { Tensor::cat(&chunks, 0) }
+}
+
 /// The loss on the teacher's answers, and the agreement with its labels.
 fn validate(student: &Built, part: &Part) -> candle_core::Result<(f32, f32)> {
-    let logits = student.forward(&part.inputs)?;
+    let logits = answers(student, part)?;
     let loss = match &part.teacher {
         Some(teacher) => kd(&logits, teacher, 1.0)?,
         None => cross_entropy(&logits, &part.labels)?,

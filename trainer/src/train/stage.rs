@@ -11,7 +11,7 @@ use super::sampler::{Place, Sampler, stream};
 use super::task::Task;
 use crate::method::{Head, Learns};
 use crate::optimizer::{Optimizer, Schedule, Settings, Slot};
-use crate::student::{Built, Student};
+use crate::student::{Built, Mode, Student};
 
 /// The first of the random streams of phases: two for each.
 const STREAMS: u64 = 16;
@@ -52,7 +52,7 @@ impl Stage {
             Learns::Outputs | Learns::Layer { head: false, .. } => None,
             Learns::Layer { layer, head: true } => {
                 let sample = task.train.inputs.select(&Tensor::new(&[0u32], &task.device)?)?;
-                let width = student.hidden(&sample, layer)?.dim(1)?;
+                let width = student.hidden(&sample, layer, Mode::Inference)?.dim(1)?;
                 let outputs = learnt.targets.dim(1)?;
                 Some(Head::new(width, outputs, &mut stream(seed, streams), &task.device)?)
             }

@@ -11,7 +11,7 @@ use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{Batch, LossConfig, LossError, check_losses};
 use crate::method::{MethodConfig, Mixup, Phase, PlanError, extraction, progressive};
-use crate::student::{Built, Inputs, Student, StudentConfig};
+use crate::student::{Built, Inputs, Mode, Student, StudentConfig};
 
 /// A split, a student and a method, ready for any number of seeds.
 pub(crate) struct Task<'a> {
@@ -64,6 +64,12 @@ impl<'a> Task<'a> {
             return Err(TrainError::Mixup { student: student.name() });
         }
         let phases = plan(split, &built, student.name(), method, &device)?;
+        if config.augment.is_some() && student.image().is_none() {
+            return Err(TrainError::Augment { student: student.name() });
+        }
+        if let (Some(augment), Some([_, height, width])) = (&config.augment, student.image()) {
+            augment.check(height.min(width))?;
+        }
         let part = |examples: &[Example]| Part::new(&built, examples, &device);
         Ok(Self {
             train: part(&split.train)?,
@@ -139,7 +145,8 @@ fn plan(
     let (signals, examples) = (&split.layers, &split.train);
     if let Some(curriculum) = &method.curriculum {
         let sample = student.inputs(&[&examples[0]], device)?;
-        let widths = (0..student.depth()).map(|layer| student.hidden(&sample, layer)?.dim(1));
+        let widths =
+            (0..student.depth()).map(|layer| student.hidden(&sample, layer, Mode::Inference)?.dim(1));
         let widths = widths.collect::<candle_core::Result<Vec<usize>>>()?;
         phases.extend(extraction(curriculum, name, &widths, signals, examples, device)?);
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{CkdLoss, LossConfig};
 use crate::method::MethodConfig;
-use crate::student::StudentConfig;
+use crate::student::{CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig};
 
 /// Points on a plane, a linear teacher of three classes.
 fn split() -> Split {
@@ -114,6 +114,96 @@ fn forty_steps_are_twenty_and_twenty_more() {
             assert_ne!(bits(&straight), bits(&other_seed));
         }
     }
+}
+
+/// Small pictures, bright on one of three sides, and a teacher that says which.
+fn pictures() -> Split {
+    let example = |at: usize| {
+        let class = at % 3;
+        let value = |i: usize| {
+            let bright = [i % 6 < 2, i % 6 > 3, i / 6 < 2][class];
+            f32::from(u8::from(bright)) * 0.8 + ((at * 13 + i * 7) as f32).sin().abs() * 0.2
+        };
+        let mut scores = vec![0.0; 3];
+        scores[class] = 4.0;
+        Example {
+            key: format!("k{at}"),
+            input: Input::Vector((0..36).map(value).collect()),
+            target: Some(Target::Logits(scores)),
+            truth: Some(class as u32),
+            hidden: vec![vec![class as f32, 1.0 - class as f32]],
+        }
+    };
+    let classes = ["left", "right", "top"].map(str::to_owned).to_vec();
+    let part = |range: std::ops::Range<usize>| range.map(example).collect();
+    Split {
+        train: part(0..40),
+        validation: part(40..60),
+        test: part(60..90),
+        classes,
+        layers: vec!["relu1".into()],
+    }
+}
+
+fn image_students() -> [StudentConfig; 2] {
+    let stages = [4, 6].map(|channels| Stage { channels, kernel: 3, stride: 1 }).to_vec();
+    let image = [1, 6, 6];
+    [
+        StudentConfig::Cnn(CnnConfig { image, stages, width: 1, pool: 2 }),
+        StudentConfig::Resnet(ResnetConfig { image, model: ResnetModel::Resnet8 }),
+    ]
+}
+
+#[test]
+fn image_students_resume_bit_for_bit_with_their_statistics_and_augmentation() {
+    let split = pictures();
+    let augment = Some(Augment { crop: 1, flip: true });
+    let config = TrainConfig { steps: 16, augment, ..config(Rule::Adamw) };
+    for student in image_students() {
+        let curriculum = "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 6 }";
+        for losses in ["losses = [{ kind = 'labels' }, { kind = 'kd' }]", METHODS[0], METHODS[3], curriculum]
+        {
+            let method = method(losses);
+            let task = Task::new(&split, &student, &method, &config).unwrap();
+            let straight = finished(train(&task, 5, None, &control(false)).unwrap());
+            let folder = tempfile::tempdir().unwrap();
+            let kept = Some((folder.path(), "method"));
+            let interrupt: Arc<AtomicBool> = Arc::default();
+            let stop_at_9 = |progress: &Progress| interrupt.store(progress.step == 9, Ordering::Relaxed);
+            let stopping = Control { interrupt: interrupt.clone(), progress: &stop_at_9, resume: true };
+            assert!(matches!(train(&task, 5, kept, &stopping).unwrap(), Ended::Interrupted { step: 9 }));
+            let resumed = finished(train(&task, 5, kept, &control(true)).unwrap());
+            assert_eq!(bits(&straight), bits(&resumed), "{losses}");
+            assert_eq!(straight.rows, resumed.rows);
+            let plain = TrainConfig { augment: None, ..config.clone() };
+            let plain = Task::new(&split, &student, &method, &plain).unwrap();
+            let plain = finished(train(&plain, 5, None, &control(false)).unwrap());
+            assert_ne!(bits(&straight), bits(&plain), "augmentation changes what is learnt");
+        }
+    }
+}
+
+#[test]
+fn image_students_learn_and_the_best_look_keeps_its_statistics() {
+    let split = pictures();
+    let method = method("losses = [{ kind = 'labels' }, { kind = 'kd' }]");
+    let config = TrainConfig { steps: 60, augment: None, ..config(Rule::Adamw) };
+    for student in image_students() {
+        let task = Task::new(&split, &student, &method, &config).unwrap();
+        let trained = finished(train(&task, 0, None, &control(false)).unwrap());
+        let best = trained.rows.iter().filter_map(|row| row.validation_loss).fold(f32::INFINITY, f32::min);
+        let (kept, agreement) = validate(&trained.student, task.validation.as_ref().unwrap()).unwrap();
+        assert_eq!(kept, best, "{}", student.name());
+        assert!(agreement >= 0.9, "{}: {agreement}", student.name());
+    }
+}
+
+#[test]
+fn augmentation_without_images_is_refused_by_name() {
+    let (split, student, method) = (split(), student(), method(METHODS[0]));
+    let config = TrainConfig { augment: Some(Augment { crop: 2, flip: true }), ..config(Rule::Adamw) };
+    let error = Task::new(&split, &student, &method, &config).err().unwrap();
+    assert_eq!(error.to_string(), "`train.augment` changes images; student `mlp` takes none");
 }
 
 #[test]

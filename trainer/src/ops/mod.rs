@@ -1,0 +1,68 @@
+//! Operators behind candle's tensors that are fast on a processor, forward and backward: what image students are made of.
+//!
+//! Images are `[H, W, N, C]`, so that the channels of one pixel of all images lie next to each other; `to_images` makes
+//! them from rows once, at a student's input, and `to_rows` ends them. The room must not know students or losses.
+//! Invariants: every operator has a gradient or refuses aloud (candle drops some silently); tensors are f32 on the CPU,
+//! and anything else is an error by the operator's name; the number of threads changes no bit of a result.
+
+mod activation;
+mod convolution;
+mod layout;
+mod normalization;
+mod pooling;
+mod product;
+mod rows;
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
+
+pub use activation::{Activation, add_relu, relu};
+pub use convolution::convolve;
+pub use layout::{to_images, to_rows};
+pub use normalization::{Statistics, batch_norm, normalize};
+pub use pooling::{max_pool, mean_pool};
+pub use rows::{layer_norm, log_softmax, softmax};
+
+/// The values of an operator's argument in the order of its shape.
+fn values<'a>(operator: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        candle_core::bail!("`{operator}` takes f32 tensors");
+    };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("`{operator}` takes contiguous tensors");
+    };
+    Ok(&values[start..end])
+}
+
+/// Hands the values of tensors to `compute`, each in the order of its shape.
+fn read<const N: usize, R>(
+    operator: &'static str,
+    tensors: [&Tensor; N],
+    compute: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let tensors: Vec<Tensor> = tensors.into_iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            candle_core::bail!("`{operator}` runs on the CPU only");
+        };
+        *slice = values(operator, storage, layout)?;
+    }
+    Ok(compute(slices))
+}
+
+/// Below so many multiplications or values a second thread costs more than it does.
+const SERIAL: usize = 1 << 18;
+
+/// Fills each chunk of `out` from its number, on several threads where `work` is worth it.
+fn each_chunk(out: &mut [f32], size: usize, work: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    if work < SERIAL || rayon::current_num_threads() == 1 {
+        out.chunks_mut(size).enumerate().for_each(|(at, chunk)| fill(at, chunk));
+    } else {
+        out.par_chunks_mut(size).enumerate().for_each(|(at, chunk)| fill(at, chunk));
+    }
+}
+
+#[cfg(test)]
+mod tests;
