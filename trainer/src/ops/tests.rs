@@ -206,7 +206,7 @@ fn statistics_are_right_even_far_from_zero() {
         .chain(&statistics.unbiased_variance())
         .map(|value| f64::from(*value))
         .collect();
-    near(&found, &[1036.666_7, 1047.666_7, 1519.466_7, 2135.466_7], 1e-6, "statistics");
+    near(&found, &[1_036.666_7, 1_047.666_7, 1_519.466_7, 2_135.466_7], 1e-6, "statistics");
 }
 
 #[test]
