@@ -160,18 +160,18 @@ impl Gather<'_> {
 
 impl Accumulate<'_> {
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const COLUMNS: usize>(self, simd: S) {
+    fn run<S: Simd, const ROWS: usize, const COLUMNS: usize>(mut self, simd: S) {
         let Sizes { n, inner, outer } = self.sizes;
-        for (source, gradient) in self.pairs {
-            let (source, gradient) =
-                (&self.source[*source..][..n * inner], &self.gradient[*gradient..][..n * outer]);
+        let (pairs, sources, gradients) = (self.pairs, self.source, self.gradient);
+        for (source, gradient) in pairs {
+            let (source, gradient) = (&sources[*source..][..n * inner], &gradients[*gradient..][..n * outer]);
             for column in (0..padded(outer)).step_by(COLUMNS * S::F32_LANES) {
                 let whole = inner - inner % ROWS;
                 for row in (0..whole).step_by(ROWS) {
-                    Self::tile::<S, ROWS, COLUMNS>(self.sizes, self.out, simd, source, gradient, row, column);
+                    self.tile::<S, ROWS, COLUMNS>(simd, source, gradient, row, column);
                 }
                 for row in whole..inner {
-                    Self::chains::<S, COLUMNS>(self.sizes, self.out, simd, source, gradient, row, column);
+                    self.chains::<S, COLUMNS>(simd, source, gradient, row, column);
                 }
             }
         }
@@ -179,15 +179,15 @@ impl Accumulate<'_> {
 
     #[inline(always)]
     fn tile<S: Simd, const ROWS: usize, const COLUMNS: usize>(
-        Sizes { inner, outer, .. }: Sizes,
-        out: &mut [f32],
+        &mut self,
         simd: S,
         source: &[f32],
         gradient: &[f32],
         row: usize,
         column: usize,
     ) {
-        let out = &mut out[row * padded(outer)..(row + ROWS) * padded(outer)];
+        let Sizes { inner, outer, .. } = self.sizes;
+        let out = &mut self.out[row * padded(outer)..(row + ROWS) * padded(outer)];
         let mut sums = [[simd.splat_f32s(0.0); COLUMNS]; ROWS];
         for (sums, out) in sums.iter_mut().zip(out.chunks_exact(padded(outer))) {
             *sums = load_whole::<S, COLUMNS>(out, column);
@@ -209,8 +209,7 @@ impl Accumulate<'_> {
     /// One row of the result, as four sums that do not wait for each other.
     #[inline(always)]
     fn chains<S: Simd, const COLUMNS: usize>(
-        Sizes { inner, outer, .. }: Sizes,
-        out: &mut [f32],
+        &mut self,
         simd: S,
         source: &[f32],
         gradient: &[f32],
@@ -218,7 +217,8 @@ impl Accumulate<'_> {
         column: usize,
     ) {
         const CHAINS: usize = 4;
-        let out = &mut out[row * padded(outer)..(row + 1) * padded(outer)];
+        let Sizes { inner, outer, .. } = self.sizes;
+        let out = &mut self.out[row * padded(outer)..(row + 1) * padded(outer)];
         let mut sums = [[simd.splat_f32s(0.0); COLUMNS]; CHAINS];
         sums[0] = load_whole::<S, COLUMNS>(out, column);
         let add = |sums: &mut [S::f32s; COLUMNS], source: &[f32], gradient: &[f32]| {
