@@ -15,10 +15,12 @@ use tuition_ledger::{
 use tuition_trainer::acquire::{self, Pool, Stopped};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
-use tuition_trainer::data::{DataError, csv, files, idx};
-use tuition_trainer::form::Question;
+use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx};
+use tuition_trainer::form::{Form, Question};
 use tuition_trainer::question::{Gives, Seen};
-use tuition_trainer::{DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart};
+use tuition_trainer::{
+    CHECKPOINT, DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart,
+};
 
 use crate::config::Config;
 use crate::interrupt::Interrupt;
@@ -39,13 +41,40 @@ pub(crate) enum Lesson {
 
 /// The questions of a data set and who answers them.
 pub(crate) struct Questions {
-    /// None offline.
-    asked: Option<Asked>,
+    /// What is learnt from, what is held out, then what each checkpoint is asked: the inputs that are learnt from.
+    parts: Vec<Part>,
     model: String,
-    learn: Vec<Question>,
-    test: Vec<Question>,
     classes: Vec<String>,
     known: HashMap<QueryKey, Arc<Record>>,
+}
+
+/// Questions that one run pays for.
+struct Part {
+    /// The run.
+    run: String,
+    /// What the run may spend.
+    calls: u64,
+    /// Who is asked; none offline.
+    asked: Option<Arc<Asked>>,
+    questions: Vec<Question>,
+}
+
+impl Questions {
+    fn learn(&self) -> &Part {
+        &self.parts[0]
+    }
+
+    fn test(&self) -> &Part {
+        &self.parts[1]
+    }
+
+    fn checkpoints(&self) -> &[Part] {
+        &self.parts[2..]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Question> {
+        self.parts.iter().flat_map(|part| &part.questions)
+    }
 }
 
 /// What a student is trained on, and what it cost.
@@ -66,13 +95,7 @@ impl Lesson {
         if run.data.source == Source::Record {
             return Ok(Self::Recorded { records: known.into_values().collect() });
         }
-        let (asked, form) = if offline {
-            (None, purchase::form_offline(config, &run.teacher.name, known.values().map(Arc::as_ref))?)
-        } else {
-            let asked = Asked::of(config, &run.teacher.name).await?;
-            let form = asked.form.clone();
-            (Some(asked), form)
-        };
+        let (asked, form) = asked(config, &run.teacher.name, offline, &known).await?;
         let collected = collect(&run.data, path(&run.data)?, run.data.label.as_deref())?;
         let classes = collected.classes.clone();
         let questions = acquire::questions(&form, collected)?;
@@ -90,8 +113,27 @@ impl Lesson {
         };
         let mut learn = pool.learn;
         learn.truncate(usize::try_from(run.budget.calls).unwrap_or(usize::MAX));
-        let (model, test) = (form.model, pool.test);
-        Ok(Self::Asked(Box::new(Questions { asked, model, learn, test, classes, known })))
+        let part = |run: String, asked: &Option<Arc<Asked>>, questions: Vec<Question>| Part {
+            run,
+            calls: questions.len() as u64,
+            asked: asked.clone(),
+            questions,
+        };
+        let inputs = learn.iter().map(|question| {
+            let Question { place, input, truth, .. } = question.clone();
+            Raw { place, input, truth }
+        });
+        let inputs = Collected { inputs: inputs.collect(), ..Collected::default() };
+        let mut parts = vec![
+            Part { calls: run.budget.calls, ..part(run.name.clone(), &asked, learn) },
+            part(format!("{}/test", run.name), &asked, pool.test),
+        ];
+        for name in &run.teacher.checkpoints {
+            let (asked, form) = self::asked(config, name, offline, &known).await?;
+            let questions = acquire::questions(&form, inputs.clone())?;
+            parts.push(part(format!("{}/{name}", run.name), &asked, questions));
+        }
+        Ok(Self::Asked(Box::new(Questions { parts, model: form.model, classes, known })))
     }
 
     /// How many questions there are, and how many answers are known.
@@ -102,15 +144,35 @@ impl Lesson {
                 "test": {"questions": 0, "known": 0},
             }),
             Self::Asked(questions) => {
-                let count = |part: &[Question]| {
-                    let known =
-                        part.iter().filter(|question| questions.known.contains_key(&question.key)).count();
-                    json!({"questions": part.len(), "known": known})
+                let count = |part: &Part| {
+                    let known = |question: &&Question| questions.known.contains_key(&question.key);
+                    let known = part.questions.iter().filter(known).count();
+                    json!({"questions": part.questions.len(), "known": known})
                 };
-                json!({"learn": count(&questions.learn), "test": count(&questions.test)})
+                let mut counts = json!({"learn": count(questions.learn()), "test": count(questions.test())});
+                if !questions.checkpoints().is_empty() {
+                    counts["checkpoints"] = questions.checkpoints().iter().map(count).collect();
+                }
+                counts
             }
         }
     }
+}
+
+/// Who answers for the teacher of this name, and the form of its rows; nobody offline.
+async fn asked(
+    config: &Config,
+    name: &str,
+    offline: bool,
+    known: &HashMap<QueryKey, Arc<Record>>,
+) -> Result<(Option<Arc<Asked>>, Form), Trouble> {
+    if offline {
+        let recorded = known.values().map(Arc::as_ref).filter(|record| record.query.teacher == name);
+        return Ok((None, purchase::form_offline(config, name, recorded)?));
+    }
+    let asked = Asked::of(config, name).await?;
+    let form = asked.form.clone();
+    Ok((Some(Arc::new(asked)), form))
 }
 
 /// Buys what is missing (offline: refuses to) and makes the parts; none where it was interrupted.
@@ -127,27 +189,30 @@ pub(crate) async fn learn(
     match lesson {
         Lesson::Recorded { records } => from_record(run, &records).map(Some),
         Lesson::Asked(questions) => {
-            let bought = match &questions.asked {
-                None => replay(&questions)?,
-                Some(asked) => match buy(config, run, asked, &questions, interrupt, json).await? {
+            let offline = questions.learn().asked.is_none();
+            let bought = if offline {
+                replay(&questions)?
+            } else {
+                match buy(config, &questions, interrupt, json).await? {
                     Some(bought) => bought,
                     None => return Ok(None),
-                },
+                }
             };
             from_questions(run, &questions, &bought).map(Some)
         }
     }
 }
 
-/// One record for each question of the two parts.
-type Parts = [Vec<Option<Arc<Record>>>; 2];
+/// One record for each question of each part.
+type Parts = Vec<Vec<Option<Arc<Record>>>>;
 
 /// Takes every answer from the record.
 fn replay(questions: &Questions) -> Result<Parts, Trouble> {
-    let find =
-        |part: &[Question]| part.iter().map(|question| questions.known.get(&question.key).cloned()).collect();
-    let parts: Parts = [find(&questions.learn), find(&questions.test)];
-    let all = questions.learn.iter().chain(&questions.test).zip(parts.iter().flatten());
+    let find = |part: &Part| {
+        part.questions.iter().map(|question| questions.known.get(&question.key).cloned()).collect()
+    };
+    let parts: Parts = questions.parts.iter().map(find).collect();
+    let all = questions.all().zip(parts.iter().flatten());
     let keys: Vec<QueryKey> =
         all.filter(|(_, record)| record.is_none()).map(|(question, _)| question.key).collect();
     if keys.is_empty() {
@@ -164,47 +229,48 @@ fn replay(questions: &Questions) -> Result<Parts, Trouble> {
     Err(DeskError::NotRecorded { keys, quote: Box::new(quote) }.into())
 }
 
-/// Buys both parts, each for its own run.
+/// Buys every part, each for its own run.
 async fn buy(
     config: &Config,
-    run: &RunConfig,
-    asked: &Asked,
     questions: &Questions,
     interrupt: &Interrupt,
     json: bool,
 ) -> Result<Option<Parts>, Trouble> {
-    let known = |part: &[Question]| part.iter().all(|question| questions.known.contains_key(&question.key));
-    if known(&questions.learn) && known(&questions.test) {
+    if questions.all().all(|question| questions.known.contains_key(&question.key)) {
         // Nothing to buy: whoever owns the store is not disturbed.
         return replay(questions).map(Some);
     }
     let opened = open::open(config).await?;
-    let parts = buy_parts(config, run, (asked, questions), interrupt, json, &opened).await;
+    let parts = buy_parts(config, questions, interrupt, json, &opened).await;
     open::close(opened).await?;
     parts
 }
 
 async fn buy_parts(
     config: &Config,
-    run: &RunConfig,
-    (asked, questions): (&Asked, &Questions),
+    questions: &Questions,
     interrupt: &Interrupt,
     json: bool,
     opened: &OpenStore,
 ) -> Result<Option<Parts>, Trouble> {
     open::apply(config, &*opened.store).await?;
     let desk = open::desk(config, opened);
-    let mut parts = Parts::default();
-    let named = [(run.name.clone(), &questions.learn, run.budget.calls), test(run, questions)];
-    for (part, (name, wanted, calls)) in parts.iter_mut().zip(named) {
-        purchase::allow(config, &*opened.store, &name, calls).await?;
-        let purchase = purchase::buy(&asked.buyer(&desk, &name), wanted, interrupt, json).await;
+    let test = questions.test();
+    if !test.questions.is_empty() {
+        let (count, run) = (test.questions.len(), &test.run);
+        print::aside(&format!("the student is judged by {count} held-out answers, bought for `{run}`"));
+    }
+    let mut parts = Parts::new();
+    for Part { run, calls, asked, questions } in &questions.parts {
+        let Some(asked) = asked else { return Err(Trouble::failed("nobody is asked offline")) };
+        purchase::allow(config, &*opened.store, run, *calls).await?;
+        let purchase = purchase::buy(&asked.buyer(&desk, run), questions, interrupt, json).await;
         if purchase.is_err() {
             desk.drain().await;
         }
         let purchase = purchase?;
         match purchase.stopped {
-            None => *part = purchase.records,
+            None => parts.push(purchase.records),
             Some(Stopped::Interrupted) => return Ok(None),
             Some(Stopped::Budget(refusal)) => return Err(DeskError::Refused(refusal).into()),
         }
@@ -212,30 +278,22 @@ async fn buy_parts(
     Ok(Some(parts))
 }
 
-/// The run that pays for what is held out: each of its questions once.
-fn test<'a>(run: &RunConfig, questions: &'a Questions) -> (String, &'a Vec<Question>, u64) {
-    let name = format!("{}/test", run.name);
-    if !questions.test.is_empty() {
-        print::aside(&format!(
-            "the student is judged by {} held-out answers, bought for `{name}`",
-            questions.test.len()
-        ));
-    }
-    (name, &questions.test, questions.test.len() as u64)
-}
-
 fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Result<Learnt, Trouble> {
     let all = || parts.iter().flatten().flatten();
-    let reading = reading(run, seen(run, Some(&questions.learn)), all())?;
+    let reading = reading(run, seen(run, Some(&questions.learn().questions)), all())?;
     let gives = reading.gives(all())?;
-    let learn = record::answered(&questions.learn, &parts[0], &reading, gives)?;
-    let test = record::answered(&questions.test, &parts[1], &reading, gives)?;
+    let mut learn = record::answered(&questions.learn().questions, &parts[0], &reading, gives)?;
+    let test = record::answered(&questions.test().questions, &parts[1], &reading, gives)?;
     let both: Vec<Example> = learn.iter().chain(&test).cloned().collect();
     let classes = record::classes(&both)?.max(questions.classes.len());
-    record::check_truths(&questions.learn, classes)?;
-    record::check_truths(&questions.test, classes)?;
+    record::check_truths(&questions.learn().questions, classes)?;
+    record::check_truths(&questions.test().questions, classes)?;
+    for answers in &parts[2..] {
+        record::add_checkpoint(&mut learn, answers, &reading, gives)?;
+    }
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
-    let (classes, layers) = (record::names(classes, &questions.classes), reading.layers);
+    let (classes, mut layers) = (record::names(classes, &questions.classes), reading.layers);
+    layers.extend(run.teacher.checkpoints.iter().map(|name| format!("{CHECKPOINT}{name}")));
     let split = Split { train, validation, test, classes, layers };
     Ok(Learnt { split, spend: spend(all()) })
 }
@@ -294,7 +352,10 @@ fn reading<'a>(
     let reading = Reading { input: None, output, least_probability, gives, seen, layers: vec![] };
     match run.method.curriculum {
         None => Ok(reading),
-        Some(_) => Ok(reading.with_layers(records)?),
+        // Of the teacher itself: its checkpoints are asked for their outputs.
+        Some(_) => {
+            Ok(reading.with_layers(records.filter(|record| record.query.teacher == run.teacher.name))?)
+        }
     }
 }
 
@@ -312,11 +373,7 @@ fn path(data: &DataConfig) -> Result<&Path, Trouble> {
     path.ok_or_else(|| Trouble::usage("`data.path` is missing", "which file or folder?"))
 }
 
-fn collect(
-    data: &DataConfig,
-    place: &Path,
-    label: Option<&str>,
-) -> Result<tuition_trainer::data::Collected, DataError> {
+fn collect(data: &DataConfig, place: &Path, label: Option<&str>) -> Result<Collected, DataError> {
     match data.source {
         Source::Csv => csv::read(place, label),
         Source::Idx => idx::read(place, label.map(Path::new)),
@@ -340,7 +397,7 @@ fn known(store: &StoreUrl, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Reco
     let mut known = HashMap::new();
     for recorded in found {
         let Recorded { who, record, .. } = recorded.map_err(OpenError::from)?;
-        if who.teacher == run.teacher.name {
+        if who.teacher == run.teacher.name || run.teacher.checkpoints.contains(&who.teacher) {
             known.insert(record.key, Arc::new(record));
         }
     }

@@ -149,11 +149,14 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     let config = |own_address: &str| {
         format!(
             "{}\n{}\n[[teacher]]\nname = \"student\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"1\"\nhidden = {{ every = 1, width = 16 }}\n\
+             [[teacher]]\nname = \"young\"\napi = \"onnx\"\npath = \"{}\"\nrevision = \"0\"\n\
              [[teacher]]\nname = \"remote\"\napi = \"open-inference\"\nurl = \"{}\"\nmodels = [\"student\"]\nbatch_axis = 0\n\
              [[budget]]\nname = \"served\"\nteacher = \"student\"\ncalls = 100000\n\
+             [[budget]]\nname = \"younger\"\nteacher = \"young\"\ncalls = 50\n\
              [[budget]]\nname = \"load\"\nteacher = \"scripted\"\ncalls = 1000000\nusd = \"50.00\"\n",
             teacher(&upstream, "timeout_s = 1"),
             price(),
+            model.display(),
             model.display(),
             own_address
         )
@@ -238,6 +241,25 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     // Again, offline: everything is known, and the numbers are the same to the bit.
     server.json(&["train", "third.toml", "--offline"], 0);
     assert_eq!(report(server, "third")["test"], third["test"]);
+
+    // Progressive distillation asks an earlier checkpoint about what is learnt from, within its own budget; once.
+    let progressive = fs::read_to_string(server.folder().join("third.toml"))
+        .unwrap()
+        .replace("name = \"third\"", "name = \"fourth\"")
+        .replace("name = \"student\"", "name = \"student\"\ncheckpoints = [\"young\"]")
+        .replace("calls = 100", "calls = 50")
+        .replace("[train]", "progressive = { steps = 100 }\n[train]");
+    fs::write(server.folder().join("fourth.toml"), &progressive).unwrap();
+    server.json(&["train", "fourth.toml"], 0);
+    assert_eq!(report(server, "fourth")["method"], "progressive, then ckd");
+    assert_eq!(settled(server, "fourth/young"), 50);
+    server.json(&["train", "fourth.toml", "--offline"], 0);
+    assert_eq!(settled(server, "fourth/young"), 50, "`--offline` bought something");
+    let idle = progressive.replace("progressive = { steps = 100 }\n", "");
+    fs::write(server.folder().join("idle.toml"), idle).unwrap();
+    let refused = server.run(&["train", "idle.toml", "--offline"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("their answers cost"), "{said}");
 
     // A teacher over HTTP whose metadata say what its rows are: the student behind this very proxy.
     let remote = "label --teacher remote --data digits.csv --label label --run remote --calls 20";

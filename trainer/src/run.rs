@@ -56,6 +56,10 @@ pub struct TeacherConfig {
     /// The least probability that a logarithm is taken of: lower ones, a teacher's own zeros among them, are raised to it.
     #[serde(default = "least_probability")]
     pub least_probability: f32,
+    /// Earlier checkpoints of it, by the names of their teachers in tuition.toml, the earliest first: each is asked about every
+    /// input that is learnt from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<String>,
 }
 
 fn least_probability() -> f32 {
@@ -220,6 +224,23 @@ impl RunConfig {
             self.teacher.least_probability > 0.0 && self.teacher.least_probability <= 0.1,
             self.teacher.least_probability.to_string(),
             "above 0, at most 0.1",
+        )?;
+        let (asked, learnt) = (self.teacher.checkpoints.len(), self.method.progressive.is_some());
+        range(
+            "teacher.checkpoints",
+            (asked > 0) == learnt,
+            format!("{:?}", self.teacher.checkpoints),
+            if learnt {
+                "those that `method.progressive` learns from"
+            } else {
+                "empty without `method.progressive`: their answers cost"
+            },
+        )?;
+        range(
+            "teacher.checkpoints",
+            asked == 0 || self.data.source != Source::Record,
+            format!("{:?}", self.teacher.checkpoints),
+            "empty with source `record`: they are asked about a data set",
         )?;
         range("budget.calls", self.budget.calls > 0, self.budget.calls.to_string(), "1 or more")?;
         let share = self.budget.validation;

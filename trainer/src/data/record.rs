@@ -182,6 +182,29 @@ pub fn answered(
         .collect()
 }
 
+/// Adds what a checkpoint answered to the same questions; `records` has a place for each of them.
+///
+/// # Errors
+/// When an answer cannot be read, or names a class and nothing more.
+pub fn add_checkpoint(
+    examples: &mut [Example],
+    records: &[Option<Arc<Record>>],
+    reading: &Reading,
+    gives: Gives,
+) -> Result<(), RecordError> {
+    for (example, record) in examples.iter_mut().zip(records.iter().flatten()) {
+        match reading.target(record, gives)? {
+            Target::Logits(scores) | Target::LogProbabilities(scores) => example.hidden.push(scores),
+            Target::Label(_) => {
+                let reason =
+                    "a checkpoint is learnt from by its scores, and it names a class alone".to_owned();
+                return Err(QuestionError::Gives { key: record.key, gives, reason }.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How many classes the answers have; labels alone have one more than the highest.
 ///
 /// # Errors
