@@ -1,4 +1,4 @@
-//! The loop, read downwards, with its settings, its errors and the state that resumes it.
+//! The loop, read downwards, and the state that resumes it.
 //!
 //! This room must not know what becomes of a trained student, nor print. Invariants: the same split, settings and seed
 //! give the same bits; twenty steps, a stop and twenty more give what forty give; the validation part decides when to
@@ -6,25 +6,27 @@
 
 mod augment;
 mod checkpoint;
+mod config;
+mod error;
 mod sampler;
 mod stage;
 mod task;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
-use crate::example::{SplitError, argmax};
-use crate::loss::{Batch, LossError, cross_entropy, kd, total};
-use crate::method::{CurriculumError, Mixup, PlanError, ProgressiveError, fix_offset};
-use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
-use crate::student::{Built, Inputs, Mode, Student, StudentError};
+use crate::example::argmax;
+use crate::loss::{Batch, cross_entropy, kd, total};
+use crate::method::{Mixup, fix_offset};
+use crate::optimizer::Optimizer;
+use crate::student::{Built, Inputs, Mode, Student};
 use checkpoint::{About, State};
 use sampler::{Sampler, stream};
 use stage::Stage;
@@ -32,231 +34,9 @@ use task::Part;
 
 pub use augment::Augment;
 pub(crate) use checkpoint::replace;
+pub use config::{TrainConfig, parse_seeds};
+pub use error::TrainError;
 pub(crate) use task::{Task, digests};
-
-/// The `[train]` table of a run file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
-    /// The most steps a seed takes.
-    pub steps: usize,
-    /// Examples or tuples a step.
-    pub batch: usize,
-    /// The rule of the optimizer.
-    pub optimizer: Rule,
-    /// The highest learning rate.
-    pub lr: f64,
-    /// How it changes.
-    pub schedule: Schedule,
-    /// Steps over which it rises from zero.
-    pub warmup: usize,
-    /// The pull of the weights towards zero.
-    pub weight_decay: f64,
-    /// SGD's momentum.
-    pub momentum: f64,
-    /// Whether SGD looks ahead.
-    pub nesterov: bool,
-    /// The largest norm of all gradients together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clip: Option<f64>,
-    /// How images are changed before each step; the answer stays the one to the image itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub augment: Option<Augment>,
-    /// Steps between two looks at the validation part.
-    pub evaluate_every: usize,
-    /// Looks without progress before a seed stops; 0 never stops.
-    pub patience: usize,
-    /// The agreement with the teacher on the validation part at which a seed stops; none: it goes on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<f64>,
-    /// Steps between two checkpoints; 0 writes one at the end only.
-    pub checkpoint_every: usize,
-    /// The seeds: a list, or `"0..4"` for 0, 1, 2 and 3.
-    #[serde(deserialize_with = "seeds")]
-    pub seeds: Vec<u64>,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            steps: 2000,
-            batch: 64,
-            optimizer: Rule::Adamw,
-            lr: 1e-3,
-            schedule: Schedule::Constant,
-            warmup: 0,
-            weight_decay: 0.0,
-            momentum: 0.9,
-            nesterov: false,
-            clip: None,
-            augment: None,
-            evaluate_every: 100,
-            patience: 0,
-            until: None,
-            checkpoint_every: 500,
-            seeds: vec![0],
-        }
-    }
-}
-
-/// The most seeds of one run.
-const SEEDS_LIMIT: u64 = 1000;
-
-fn seeds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Form {
-        List(Vec<u64>),
-        Range(String),
-    }
-    match Form::deserialize(deserializer)? {
-        Form::List(list) => Ok(list),
-        Form::Range(text) => parse_seeds(&text).map_err(serde::de::Error::custom),
-    }
-}
-
-/// Reads `0..4` (0, 1, 2, 3), `0,3,7` or `5`.
-///
-/// # Errors
-/// What the text should have been.
-pub fn parse_seeds(text: &str) -> Result<Vec<u64>, String> {
-    let wrong = || format!("`{text}` is no list of seeds: `0..4` is 0, 1, 2 and 3; `0,3,7` are three");
-    let number = |part: &str| part.trim().parse::<u64>().map_err(|_| wrong());
-    if let Some((first, end)) = text.split_once("..") {
-        let (first, end) = (number(first)?, number(end)?);
-        if first >= end || end - first > SEEDS_LIMIT {
-            return Err(wrong());
-        }
-        return Ok((first..end).collect());
-    }
-    text.split(',').map(number).collect()
-}
-
-impl TrainConfig {
-    fn check(&self) -> Result<(), TrainError> {
-        let check = |field, fine: bool, value: String, range| {
-            if fine { Ok(()) } else { Err(TrainError::Range { field, value, range }) }
-        };
-        check("steps", self.steps > 0, self.steps.to_string(), "1 or more")?;
-        check("batch", self.batch > 0, self.batch.to_string(), "1 or more")?;
-        check("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr.to_string(), "above 0")?;
-        check("weight_decay", self.weight_decay >= 0.0, self.weight_decay.to_string(), "0 or more")?;
-        check("momentum", (0.0..1.0).contains(&self.momentum), self.momentum.to_string(), "0 to below 1")?;
-        check("clip", self.clip.is_none_or(|clip| clip > 0.0), format!("{:?}", self.clip), "above 0")?;
-        let fine = self.until.is_none_or(|until| until > 0.0 && until <= 1.0);
-        check("until", fine, format!("{:?}", self.until), "above 0, at most 1")?;
-        check("evaluate_every", self.evaluate_every > 0, self.evaluate_every.to_string(), "1 or more")?;
-        let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
-        let fine = !self.seeds.is_empty() && distinct == self.seeds.len();
-        check("seeds", fine, format!("{:?}", self.seeds), "at least one, each once")
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            rule: self.optimizer,
-            lr: self.lr,
-            schedule: self.schedule,
-            warmup: self.warmup,
-            steps: self.steps,
-            weight_decay: self.weight_decay,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            clip: self.clip,
-        }
-    }
-}
-
-/// Why a student was not trained.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// The data set cannot be used.
-    #[error(transparent)]
-    Split(#[from] SplitError),
-    /// The losses cannot be used.
-    #[error(transparent)]
-    Loss(#[from] LossError),
-    /// The curriculum cannot be followed.
-    #[error(transparent)]
-    Curriculum(#[from] CurriculumError),
-    /// The checkpoints cannot be followed.
-    #[error(transparent)]
-    Progressive(#[from] ProgressiveError),
-    /// The student cannot be used.
-    #[error(transparent)]
-    Student(#[from] StudentError),
-    /// A setting out of its range.
-    #[error("`train.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it may hold.
-        range: &'static str,
-    },
-    /// Mixup where nothing can be mixed.
-    #[error(
-        "`mixup` needs inputs of numbers and losses of single examples; student `{student}` with these losses has not both"
-    )]
-    Mixup {
-        /// The student's kind.
-        student: &'static str,
-    },
-    /// Augmentation where there are no images.
-    #[error("`train.augment` changes images; student `{student}` takes none")]
-    Augment {
-        /// The student's kind.
-        student: &'static str,
-    },
-    /// The loss left the numbers.
-    #[error("the loss of seed {seed} is {loss} at step {step}; try a lower `train.lr` or `train.clip`")]
-    Diverged {
-        /// The seed.
-        seed: u64,
-        /// The step.
-        step: usize,
-        /// The loss.
-        loss: f32,
-    },
-    /// A checkpoint that cannot be read or written.
-    #[error("checkpoint `{}`: {reason}", path.display())]
-    Checkpoint {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A checkpoint that belongs to other settings or data.
-    #[error("checkpoint `{}` belongs to a run with other settings or data", path.display())]
-    OtherRun {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A file that cannot be read or written.
-    #[error("cannot use `{}`", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The exported model.
-    #[error("cannot export the student: {0}")]
-    Export(String),
-    /// An operation on tensors.
-    #[error("a tensor operation failed")]
-    Tensor(#[from] candle_core::Error),
-}
-
-impl From<PlanError> for TrainError {
-    fn from(error: PlanError) -> Self {
-        match error {
-            PlanError::Curriculum(error) => error.into(),
-            PlanError::Progressive(error) => error.into(),
-            PlanError::Tensor(error) => error.into(),
-        }
-    }
-}
 
 /// How the caller watches and stops a run.
 #[derive(Clone)]

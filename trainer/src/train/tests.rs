@@ -4,6 +4,7 @@ use super::*;
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{CkdLoss, LossConfig};
 use crate::method::MethodConfig;
+use crate::optimizer::{Rule, Schedule};
 use crate::student::{CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig};
 
 /// Points on a plane, a linear teacher of three classes.
