@@ -131,7 +131,12 @@ impl Lesson {
         for name in &run.teacher.checkpoints {
             let (asked, form) = self::asked(config, name, offline, &known).await?;
             let questions = acquire::questions(&form, inputs.clone())?;
-            parts.push(part(format!("{}/{name}", run.name), &asked, questions));
+            if questions.len() != inputs.inputs.len() {
+                return Err(Trouble::failed(format!(
+                    "checkpoint `{name}` takes rows in which inputs that differ are the same: its answers cannot be told apart"
+                )));
+            }
+            parts.push(part(format!("{}/{CHECKPOINT}{name}", run.name), &asked, questions));
         }
         Ok(Self::Asked(Box::new(Questions { parts, model: form.model, classes, known })))
     }

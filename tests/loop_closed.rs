@@ -252,9 +252,9 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     fs::write(server.folder().join("fourth.toml"), &progressive).unwrap();
     server.json(&["train", "fourth.toml"], 0);
     assert_eq!(report(server, "fourth")["method"], "progressive, then ckd");
-    assert_eq!(settled(server, "fourth/young"), 50);
+    assert_eq!(settled(server, "fourth/checkpoint.young"), 50);
     server.json(&["train", "fourth.toml", "--offline"], 0);
-    assert_eq!(settled(server, "fourth/young"), 50, "`--offline` bought something");
+    assert_eq!(settled(server, "fourth/checkpoint.young"), 50, "`--offline` bought something");
     let idle = progressive.replace("progressive = { steps = 100 }\n", "");
     fs::write(server.folder().join("idle.toml"), idle).unwrap();
     let refused = server.run(&["train", "idle.toml", "--offline"]);
