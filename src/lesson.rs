@@ -17,6 +17,7 @@ use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
 use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx};
 use tuition_trainer::form::{Form, Question};
+use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{
     CHECKPOINT, DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart,
@@ -297,7 +298,7 @@ fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Resu
         record::add_checkpoint(&mut learn, answers, &reading, gives)?;
     }
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
-    let (classes, mut layers) = (record::names(classes, &questions.classes), reading.layers);
+    let (classes, mut layers) = (record::names(classes, &questions.classes), tensors(&reading));
     layers.extend(run.teacher.checkpoints.iter().map(|name| format!("{CHECKPOINT}{name}")));
     let split = Split { train, validation, test, classes, layers };
     Ok(Learnt { split, spend: spend(all()) })
@@ -328,7 +329,7 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
         .map(|(_, example)| example)
         .collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
-    let split = Split { train, validation, test, classes, layers: reading.layers };
+    let split = Split { train, validation, test, classes, layers: tensors(&reading) };
     Ok(Learnt { split, spend: spend(records.iter()) })
 }
 
@@ -340,6 +341,11 @@ fn spend<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> Spend {
         usd = usd.zip(record.cost()).and_then(|(sum, cost)| sum.checked_add(cost));
     }
     Spend { calls, usd: usd.map(|usd| usd.to_string()) }
+}
+
+/// The names that a run file gives the hidden tensors that are read: without the seed, which all answers share.
+fn tensors(reading: &Reading) -> Vec<String> {
+    reading.layers.iter().map(|recorded| tensor_name(recorded).to_owned()).collect()
 }
 
 /// How the answers are read; where the method has a curriculum, with their hidden tensors.

@@ -18,13 +18,26 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::nearest::nearest;
 
-/// What stands in front of a hidden tensor's name in a recorded answer.
+/// What stands in front of the seed and the name of a hidden tensor in a recorded answer.
 pub const PREFIX: &str = "hidden.";
 /// The operators that end a block, where every k-th one is asked for.
 const ACTIVATIONS: [&str; 10] =
     ["Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "Sigmoid", "Tanh", "Softplus", "HardSwish"];
 /// The most numbers that are kept of a tensor.
 pub const MAX_WIDTH: usize = 4096;
+
+/// The name of a hidden tensor's projection in a recorded answer. The seed is part of it: projections of two seeds have
+/// nothing in common, and must not be taken for each other.
+#[must_use]
+pub fn recorded_name(seed: u64, tensor: &str) -> String {
+    format!("{PREFIX}{seed}.{tensor}")
+}
+
+/// The tensor's own name in what stands behind [`PREFIX`].
+#[must_use]
+pub fn tensor_name(recorded: &str) -> &str {
+    recorded.split_once('.').map_or(recorded, |(_, tensor)| tensor)
+}
 
 /// Which hidden tensors of a model are recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +173,12 @@ impl Projection {
     #[must_use]
     pub fn new(width: usize, seed: u64) -> Self {
         Self { width, seed, made: Mutex::default() }
+    }
+
+    /// The name under which a tensor is recorded.
+    #[must_use]
+    pub fn recorded(&self, tensor: &str) -> String {
+        recorded_name(self.seed, tensor)
     }
 
     /// How many numbers are kept.

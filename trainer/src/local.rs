@@ -14,7 +14,7 @@ use tuition_ledger::{
 };
 
 use crate::form::{Form, FormError};
-use crate::hidden::{Hidden, PREFIX, Projection};
+use crate::hidden::{Hidden, Projection};
 use crate::port::{ElementType, Port};
 use crate::teacher::{Model, ModelError, Runtime};
 
@@ -37,7 +37,7 @@ struct AskedModel {
 
 impl LocalTeacher {
     /// Loads a teacher's model, to run on `threads` threads; its answers have the `hidden` tensors beside its outputs, each
-    /// projected and named [`PREFIX`] and its own name.
+    /// projected and named by [`crate::hidden::recorded_name`].
     ///
     /// # Errors
     /// When the file is no model that this runtime runs, or has not these tensors.
@@ -62,13 +62,13 @@ impl LocalTeacher {
     /// What its answers hold: its outputs, then the hidden tensors as they are recorded.
     #[must_use]
     pub fn gives(&self) -> Vec<Port> {
-        let projected = |port: &Port| Port {
-            name: format!("{PREFIX}{}", port.name),
+        let outputs = self.asked.model.outputs().iter().cloned();
+        let hidden = self.asked.recorded().map(|(name, _, projection)| Port {
+            name,
             element_type: Ok(ElementType::F32),
-            shape: vec![None, self.asked.projection.as_ref().map(Projection::width)],
-        };
-        let model = &self.asked.model;
-        model.outputs().iter().cloned().chain(model.hidden().iter().map(projected)).collect()
+            shape: vec![None, Some(projection.width())],
+        });
+        outputs.chain(hidden).collect()
     }
 
     /// The form of the rows that it is asked for a data set: one input, and every output that it has.
@@ -153,20 +153,27 @@ impl AskedModel {
 
     fn run(&self, row: Row) -> Result<Answer, Refused> {
         let wanted = self.wanted(&row)?;
-        let in_model: Vec<&str> =
-            wanted.iter().map(|name| self.hidden(name).map_or(name.as_str(), |port| &port.name)).collect();
+        let in_model: Vec<&str> = wanted
+            .iter()
+            .map(|name| self.hidden(name).map_or(name.as_str(), |(port, _)| &port.name))
+            .collect();
         let mut outputs = self.model.run(row.inputs, &in_model)?;
         for (output, name) in outputs.iter_mut().zip(&wanted) {
+            let unfit = |message: String| Refused { status: 500, message };
             if output.shape.first() != Some(&1) {
                 let shape = &output.shape;
-                let message = format!(
+                return Err(unfit(format!(
                     "the output `{name}` has shape {shape:?} for one row: the model is not one of rows"
-                );
-                return Err(Refused { status: 500, message });
+                )));
             }
-            if let (Some(projection), Some(port)) = (&self.projection, self.hidden(name)) {
-                let values = output.elements.to_f32().unwrap_or_default();
-                let projected = projection.project(&port.name, &values);
+            if let Some((port, projection)) = self.hidden(name) {
+                let Elements::F32(values) = &output.elements else {
+                    return Err(unfit(format!(
+                        "the hidden tensor `{}` is not of f32 in this row",
+                        port.name
+                    )));
+                };
+                let projected = projection.project(&port.name, values);
                 let (name, shape) = (name.clone(), vec![1, projected.len()]);
                 *output = Tensor { name, shape, elements: Elements::F32(projected) };
             }
@@ -174,10 +181,22 @@ impl AskedModel {
         Ok(recorded(outputs))
     }
 
+    /// The hidden tensors: their names in an answer, what they are in the model, and how they are projected.
+    fn recorded(&self) -> impl Iterator<Item = (String, &Port, &Projection)> {
+        let of = |projection| {
+            self.model
+                .hidden()
+                .iter()
+                .map(move |port: &Port| (Projection::recorded(projection, &port.name), port, projection))
+        };
+        self.projection.iter().flat_map(of)
+    }
+
     /// The hidden tensor that is recorded under this name.
-    fn hidden(&self, recorded: &str) -> Option<&Port> {
-        let name = recorded.strip_prefix(PREFIX)?;
-        self.model.hidden().iter().find(|port| port.name == name)
+    fn hidden(&self, name: &str) -> Option<(&Port, &Projection)> {
+        self.recorded()
+            .find(|(recorded, ..)| recorded == name)
+            .map(|(_, port, projection)| (port, projection))
     }
 
     /// The outputs that a row names, else all that can be read.
@@ -187,7 +206,7 @@ impl AskedModel {
         let named = row.others.iter().find(|(name, _)| name == "outputs");
         let Some((_, text)) = named else {
             let readable = self.model.outputs().iter().filter(|port| port.element_type.is_ok());
-            let hidden = self.model.hidden().iter().map(|port| format!("{PREFIX}{}", port.name));
+            let hidden = self.recorded().map(|(name, ..)| name);
             return Ok(readable.map(|port| port.name.clone()).chain(hidden).collect());
         };
         let json = Json::parse(text.as_bytes()).map_err(|_| malformed())?;
@@ -295,7 +314,7 @@ mod tests {
             Hidden { layers: crate::hidden::Layers::Named(vec![POOLED.to_owned()]), width: 8, seed: 5 };
         let (runtime, path) = (installed::runtime(), installed::magika_model());
         let teacher = LocalTeacher::load("magika", &runtime, &path, 1, Some(&hidden)).unwrap();
-        let recorded_name = format!("{PREFIX}{POOLED}");
+        let recorded_name = format!("hidden.5.{POOLED}");
         assert_eq!(teacher.gives()[1].name, recorded_name);
         let row = text_row("<html><body>");
         let live = Live::new(false);
@@ -309,6 +328,10 @@ mod tests {
         let expected = Projection::new(8, 5).project(POOLED, &raw);
         assert_eq!((&pooled.name, &pooled.shape), (&recorded_name, &vec![1, 8]));
         assert_eq!(pooled.elements, Elements::F32(expected));
+        // Another seed's projection has another name: nobody takes one for the other.
+        let other = Hidden { seed: 6, ..hidden };
+        let other = LocalTeacher::load("magika", &runtime, &path, 1, Some(&other)).unwrap();
+        assert_eq!(other.gives()[1].name, format!("hidden.6.{POOLED}"));
         // A row that names its outputs gets those alone, and may name a hidden tensor among them.
         for (named, expected) in [("target_label", "target_label"), (recorded_name.as_str(), POOLED)] {
             let mut row = Row::parse(&row).unwrap();

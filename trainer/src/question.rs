@@ -202,7 +202,7 @@ pub fn recorded_output<'a>(
     })
 }
 
-/// The projected hidden tensors of a recorded answer, by their names in the teacher's graph, in the graph's order.
+/// The projected hidden tensors of a recorded answer, by seed and name (what stands behind [`PREFIX`]), in the graph's order.
 #[must_use]
 pub fn recorded_hidden(answer: &Answer) -> Vec<(&str, Vec<f32>)> {
     let tensors = answer.signals.iter().filter_map(|signal| match signal {

@@ -330,6 +330,29 @@ mod tests {
     }
 
     #[test]
+    fn hidden_tensors_of_two_seeds_or_of_none_are_not_learnt_from_together() {
+        let numbers = |values: [f32; 2]| Elements::F32(values.to_vec());
+        let answered = |value: f32, hidden: &[(&str, Elements)]| {
+            record(value, DIALECT, &[&[("y", numbers([value, 1.0]))], hidden].concat())
+        };
+        let seeded = |value, seed: u64| {
+            answered(value, &[(&crate::hidden::recorded_name(seed, "relu1"), numbers([value, 0.0]))])
+        };
+        let same = [seeded(1.0, 7), seeded(2.0, 7)];
+        let with = reading().with_layers(&same).unwrap();
+        assert_eq!(with.layers, ["7.relu1"]);
+        let (read, _) = examples("r", &same, &with).unwrap();
+        let mut hidden: Vec<_> = read.into_iter().map(|example| example.hidden).collect();
+        hidden.sort_by(|one, two| one[0][0].total_cmp(&two[0][0]));
+        assert_eq!(hidden, [[vec![1.0, 0.0]], [vec![2.0, 0.0]]]);
+        for other in [seeded(3.0, 8), answered(3.0, &[])] {
+            let mixed = [seeded(1.0, 7), other];
+            let refused = reading().with_layers(&mixed).and_then(|with| examples("r", &mixed, &with));
+            assert!(matches!(refused, Err(RecordError::Hidden { .. })), "{refused:?}");
+        }
+    }
+
+    #[test]
     fn what_a_run_bought_is_a_data_set() {
         let scores = |a: f32| Elements::F64(vec![f64::from(a), 0.0, 1.0]);
         let records: Vec<Arc<Record>> =
