@@ -62,7 +62,8 @@ async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes,
     let mut chunks = body.into_data_stream();
     if announced.is_some_and(|length: usize| length > limit) {
         if !headers.contains_key("expect") {
-            let _ = timeout(wait, discard(&mut chunks, limit)).await;
+            // As much as is read of a body that does not say its length: the limit, and as much again.
+            let _ = timeout(wait, discard(&mut chunks, limit.saturating_mul(2))).await;
         }
         return Err(Problem::too_large(limit));
     }
