@@ -81,9 +81,9 @@ const SETTINGS: [Setting; 2] =
 
 /// How the teacher was settled on.
 const SETTLED: &str = "
-How the teacher was settled on: a first run stopped it as soon as it was right (docs/results/parity-50-early.md). There one-shot distillation takes a third of the steps
-of labels and extraction is 1.7 times as fast as it: two bars are missed, for an early teacher's soft outputs still say which signs matter. The converged teacher was
-chosen after that, with its length (four times as many steps) fixed before it was run, once; the papers distil from teachers trained to their end.";
+How the teacher was settled on: a first run stopped it as soon as it was right, and missed two of the bars (docs/results/parity-50-early.md): an early teacher's soft
+outputs still say which signs matter. The converged teacher was chosen after that, with its length (four times as many steps) fixed before it was run, once; the
+papers distil from teachers trained to their end.";
 
 /// The problem with everything that a student may learn from.
 struct World {
