@@ -112,7 +112,7 @@ impl Lesson {
                 Pool::with_test(questions, test, SEED)
             }
         };
-        let mut learn = pool.learn;
+        let Pool { mut learn, test } = pool.reordered(run.acquire.seed);
         learn.truncate(usize::try_from(run.budget.calls).unwrap_or(usize::MAX));
         let part = |run: String, asked: &Option<Arc<Asked>>, questions: Vec<Question>| Part {
             run,
@@ -127,7 +127,7 @@ impl Lesson {
         let inputs = Collected { inputs: inputs.collect(), ..Collected::default() };
         let mut parts = vec![
             Part { calls: run.budget.calls, ..part(run.name.clone(), &asked, learn) },
-            part(format!("{}/test", run.name), &asked, pool.test),
+            part(format!("{}/test", run.name), &asked, test),
         ];
         for name in &run.teacher.checkpoints {
             let (asked, form) = self::asked(config, name, offline, &known).await?;
@@ -318,7 +318,7 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
     let (test, bought): (Vec<Example>, Vec<Example>) =
         examples.into_iter().partition(|example| Draw::Test.holds(SEED, &example.key, share));
     let keys: Vec<&str> = bought.iter().map(|example| example.key.as_str()).collect();
-    let kept: std::collections::BTreeSet<usize> = order(SEED, &keys)
+    let kept: std::collections::BTreeSet<usize> = order(run.acquire.seed, &keys)
         .into_iter()
         .take(usize::try_from(run.budget.calls).unwrap_or(usize::MAX))
         .collect();

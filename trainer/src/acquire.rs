@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tuition_ledger::{
@@ -65,6 +66,22 @@ pub fn questions(form: &Form, collected: Collected) -> Result<Vec<Question>, Acq
     Ok(questions)
 }
 
+/// The `[acquire]` table of a run file: which inputs are bought.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcquireConfig {
+    /// The seed of the order in which inputs are drawn; runs of one seed share what they buy.
+    pub seed: u64,
+}
+
+impl AcquireConfig {
+    /// Whether a run file need not say it.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Questions in two parts: those that may be bought to learn from, in buying order, and those held out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pool {
@@ -89,6 +106,12 @@ impl Pool {
         let held: BTreeSet<QueryKey> = test.iter().map(|question| question.key).collect();
         let learn = questions.into_iter().filter(|question| !held.contains(&question.key)).collect();
         Self { learn: ordered(learn, seed), test: ordered(test, seed) }
+    }
+
+    /// The same parts, with another order of those to learn from.
+    #[must_use]
+    pub fn reordered(self, seed: u64) -> Self {
+        Self { learn: ordered(self.learn, seed), test: self.test }
     }
 }
 

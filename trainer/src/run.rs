@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acquire::AcquireConfig;
 use crate::evaluate::{Measures, Scores, score};
 use crate::example::{Example, Split, Target};
 use crate::export;
@@ -32,6 +33,9 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// How much may be bought.
     pub budget: BudgetConfig,
+    /// Which inputs are bought.
+    #[serde(default, skip_serializing_if = "AcquireConfig::is_default")]
+    pub acquire: AcquireConfig,
     /// What learns.
     pub student: StudentConfig,
     /// From which losses.

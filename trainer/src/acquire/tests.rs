@@ -59,6 +59,10 @@ fn a_question_keeps_its_side_and_a_longer_list_keeps_its_order() {
         5,
     );
     assert_eq!((apart.learn.len(), apart.test.len()), (7, 3));
+    let other = few.clone().reordered(6);
+    assert_eq!((&other.test, few.clone().reordered(5)), (&few.test, few.clone()));
+    assert_ne!(other.learn, few.learn, "another seed buys in another order");
+    assert_eq!(other.reordered(5), few);
 }
 
 #[test]
