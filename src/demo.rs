@@ -90,13 +90,15 @@ async fn learn(
     interrupt: &Interrupt,
 ) -> Result<bool, Trouble> {
     open::apply(config, opened.store.as_ref()).await?;
-    let calls = usize::try_from(run.budget.calls).unwrap_or(usize::MAX);
+    let calls = run.budget.answers();
     for ((run, budget), calls) in [(LEARN, calls), (TEST, TEST_CALLS)] {
         opened.store.limit(limit(run, budget, calls), Origin::Config).await?;
     }
     let runtime = teachers::runtime()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let teacher = LocalTeacher::load(&run.teacher.name, &runtime, &cache.magika_model(), threads, None)?;
+    let named =
+        run.teacher.as_ref().ok_or_else(|| Trouble::failed("the demo's run file names no teacher"))?;
+    let teacher = LocalTeacher::load(&named.name, &runtime, &cache.magika_model(), threads, None)?;
     let form = teacher.form(REVISION)?;
     let asked = Asked::here(teacher, form);
     let (window, classes) = sources::published(&cache.magika_config())?;
@@ -122,16 +124,20 @@ async fn learn(
         let reading = Reading {
             input: None,
             output: Some(OUTPUT.to_owned()),
-            least_probability: run.teacher.least_probability,
+            least_probability: named.least_probability,
             gives: Some(Gives::Probabilities),
             seen: Seen::Bytes,
             layers: vec![],
         };
-        parts.push(answered(questions, &purchase.records, &reading, Gives::Probabilities)?);
+        // A budget may have ended it before its last question.
+        let answers = questions.iter().cloned().zip(purchase.records);
+        let (asked, records): (Vec<_>, Vec<_>) =
+            answers.filter_map(|(question, record)| record.map(|record| (question, record))).unzip();
+        parts.push(answered(&asked, &records, &reading, Gives::Probabilities)?);
     }
     let [bought, test] = parts.try_into().map_err(|_| Trouble::failed("two parts were bought"))?;
     let (train, validation) = set_aside(bought, run.budget.validation, SEED);
-    let split = Arc::new(Split { train, validation, test, classes, layers: vec![] });
+    let split = Arc::new(Split { train, validation, test, classes, ..Split::default() });
     teach(globals, config, run, folder, &split, interrupt).await
 }
 

@@ -8,11 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tuition_ledger::{
-    DeskError, OpenError, OpenStore, QueryKey, Quote, Record, Recorded, StoreUrl, Unbounded, Usd, records,
-    records_of_run,
-};
-use tuition_trainer::acquire::{self, Pool, Stopped};
+use tuition_ledger::{OpenError, QueryKey, Record, Recorded, StoreUrl, Usd, records, records_of_run};
+use tuition_trainer::acquire::{self, Pool};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
 use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx};
@@ -20,19 +17,27 @@ use tuition_trainer::form::{Form, Question};
 use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{
-    CHECKPOINT, DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TestPart,
+    CHECKPOINT, DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TeacherConfig, TestPart,
 };
 
 use crate::config::Config;
 use crate::interrupt::Interrupt;
+use crate::print;
 use crate::purchase::{self, Asked, SEED};
+use crate::till::{Customer, Till};
 use crate::words::Trouble;
-use crate::{open, print};
 
 /// What a run would learn from, before anything is bought.
 pub(crate) enum Lesson {
     /// Questions of a data set, to be asked of a teacher.
     Asked(Box<Questions>),
+    /// Questions of a data set that knows their answers: its labels.
+    Labelled {
+        /// In buying order, as if they were bought.
+        pool: Pool,
+        /// The names of the classes.
+        classes: Vec<String>,
+    },
     /// What a run has bought already.
     Recorded {
         /// The records.
@@ -42,40 +47,22 @@ pub(crate) enum Lesson {
 
 /// The questions of a data set and who answers them.
 pub(crate) struct Questions {
-    /// What is learnt from, what is held out, then what each checkpoint is asked: the inputs that are learnt from.
-    parts: Vec<Part>,
-    model: String,
+    /// What is learnt from, validation included.
+    learn: Part,
+    /// What is held out.
+    test: Part,
+    /// What each checkpoint is asked: the inputs that are learnt from.
+    checkpoints: Vec<Part>,
+    /// The inputs that are not asked about, in buying order; empty where nobody wants them.
+    rest: Vec<Question>,
     classes: Vec<String>,
     known: HashMap<QueryKey, Arc<Record>>,
 }
 
 /// Questions that one run pays for.
 struct Part {
-    /// The run.
-    run: String,
-    /// What the run may spend.
-    calls: u64,
-    /// Who is asked; none offline.
-    asked: Option<Arc<Asked>>,
+    customer: Customer,
     questions: Vec<Question>,
-}
-
-impl Questions {
-    fn learn(&self) -> &Part {
-        &self.parts[0]
-    }
-
-    fn test(&self) -> &Part {
-        &self.parts[1]
-    }
-
-    fn checkpoints(&self) -> &[Part] {
-        &self.parts[2..]
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Question> {
-        self.parts.iter().flat_map(|part| &part.questions)
-    }
 }
 
 /// What a student is trained on, and what it cost.
@@ -92,44 +79,35 @@ impl Lesson {
     /// # Errors
     /// The data set, the teacher or the record cannot be read.
     pub(crate) async fn of(config: &Config, run: &RunConfig, offline: bool) -> Result<Self, Trouble> {
-        let known = known(&config.store, run)?;
+        let Some(teacher) = &run.teacher else {
+            let collected = collect(&run.data, path(&run.data)?, run.data.label.as_deref())?;
+            let form = Form::of_labelled(collected.inputs.first().map(|raw| &raw.input));
+            let classes = collected.classes.clone();
+            let Pool { mut learn, test } = pool(run, &form, collected)?;
+            learn.truncate(run.budget.answers());
+            return Ok(Self::Labelled { pool: Pool { learn, test }, classes });
+        };
+        let known = known(&config.store, run, teacher)?;
         if run.data.source == Source::Record {
             return Ok(Self::Recorded { records: known.into_values().collect() });
         }
-        let (asked, form) = asked(config, &run.teacher.name, offline, &known).await?;
+        let (asked, form) = asked(config, &teacher.name, offline, &known).await?;
         let collected = collect(&run.data, path(&run.data)?, run.data.label.as_deref())?;
         let classes = collected.classes.clone();
-        let questions = acquire::questions(&form, collected)?;
-        let pool = match &run.data.test {
-            TestPart::Share(share) => Pool::of(questions, *share, SEED),
-            TestPart::Path(place) => {
-                // A CSV file has its own column of labels; images have a second file of them.
-                let label = match run.data.source {
-                    Source::Idx => run.data.test_label.as_deref(),
-                    _ => run.data.label.as_deref(),
-                };
-                let test = acquire::questions(&form, collect(&run.data, Path::new(place), label)?)?;
-                Pool::with_test(questions, test, SEED)
-            }
-        };
-        let Pool { mut learn, test } = pool.reordered(run.acquire.seed);
-        learn.truncate(usize::try_from(run.budget.calls).unwrap_or(usize::MAX));
-        let part = |run: String, asked: &Option<Arc<Asked>>, questions: Vec<Question>| Part {
-            run,
-            calls: questions.len() as u64,
-            asked: asked.clone(),
-            questions,
-        };
+        let Pool { mut learn, test } = pool(run, &form, collected)?;
+        let rest = learn.split_off(run.budget.answers().min(learn.len()));
+        let rest = if run.method.wants_pool() { rest } else { vec![] };
         let inputs = learn.iter().map(|question| {
             let Question { place, input, truth, .. } = question.clone();
             Raw { place, input, truth }
         });
         let inputs = Collected { inputs: inputs.collect(), ..Collected::default() };
-        let mut parts = vec![
-            Part { calls: run.budget.calls, ..part(run.name.clone(), &asked, learn) },
-            part(format!("{}/test", run.name), &asked, test),
-        ];
-        for name in &run.teacher.checkpoints {
+        let part = |run: String, form: &Form, asked: Option<Arc<Asked>>, questions: Vec<Question>| {
+            let (calls, model) = (questions.len() as u64, form.model.clone());
+            Part { customer: Customer { run, calls, model, asked }, questions }
+        };
+        let mut checkpoints = vec![];
+        for name in &teacher.checkpoints {
             let (asked, form) = self::asked(config, name, offline, &known).await?;
             let questions = acquire::questions(&form, inputs.clone())?;
             if questions.len() != inputs.inputs.len() {
@@ -137,32 +115,54 @@ impl Lesson {
                     "checkpoint `{name}` takes rows in which inputs that differ are the same: its answers cannot be told apart"
                 )));
             }
-            parts.push(part(format!("{}/{CHECKPOINT}{name}", run.name), &asked, questions));
+            checkpoints.push(part(format!("{}/{CHECKPOINT}{name}", run.name), &form, asked, questions));
         }
-        Ok(Self::Asked(Box::new(Questions { parts, model: form.model, classes, known })))
+        let mut learn = part(run.name.clone(), &form, asked.clone(), learn);
+        learn.customer.calls = run.budget.calls.unwrap_or(learn.customer.calls);
+        let test = part(format!("{}/test", run.name), &form, asked, test);
+        Ok(Self::Asked(Box::new(Questions { learn, test, checkpoints, rest, classes, known })))
     }
 
     /// How many questions there are, and how many answers are known.
     pub(crate) fn counts(&self) -> Value {
+        let all_known = |count: usize| json!({"questions": count, "known": count});
         match self {
-            Self::Recorded { records } => json!({
-                "learn": {"questions": records.len(), "known": records.len()},
-                "test": {"questions": 0, "known": 0},
-            }),
+            Self::Recorded { records } => json!({"learn": all_known(records.len()), "test": all_known(0)}),
+            Self::Labelled { pool, .. } => {
+                json!({"learn": all_known(pool.learn.len()), "test": all_known(pool.test.len())})
+            }
             Self::Asked(questions) => {
                 let count = |part: &Part| {
                     let known = |question: &&Question| questions.known.contains_key(&question.key);
                     let known = part.questions.iter().filter(known).count();
                     json!({"questions": part.questions.len(), "known": known})
                 };
-                let mut counts = json!({"learn": count(questions.learn()), "test": count(questions.test())});
-                if !questions.checkpoints().is_empty() {
-                    counts["checkpoints"] = questions.checkpoints().iter().map(count).collect();
+                let mut counts = json!({"learn": count(&questions.learn), "test": count(&questions.test)});
+                if !questions.checkpoints.is_empty() {
+                    counts["checkpoints"] = questions.checkpoints.iter().map(count).collect();
                 }
                 counts
             }
         }
     }
+}
+
+/// The questions of a data set in their two parts, in the order in which they are bought.
+fn pool(run: &RunConfig, form: &Form, collected: Collected) -> Result<Pool, Trouble> {
+    let questions = acquire::questions(form, collected)?;
+    let pool = match &run.data.test {
+        TestPart::Share(share) => Pool::of(questions, *share, SEED),
+        TestPart::Path(place) => {
+            // A CSV file has its own column of labels; images have a second file of them.
+            let label = match run.data.source {
+                Source::Idx => run.data.test_label.as_deref(),
+                _ => run.data.label.as_deref(),
+            };
+            let test = acquire::questions(form, collect(&run.data, Path::new(place), label)?)?;
+            Pool::with_test(questions, test, SEED)
+        }
+    };
+    Ok(pool.reordered(run.acquire.seed))
 }
 
 /// Who answers for the teacher of this name, and the form of its rows; nobody offline.
@@ -194,114 +194,81 @@ pub(crate) async fn learn(
 ) -> Result<Option<Learnt>, Trouble> {
     match lesson {
         Lesson::Recorded { records } => from_record(run, &records).map(Some),
+        Lesson::Labelled { pool, classes } => from_labels(run, &pool, &classes).map(Some),
         Lesson::Asked(questions) => {
-            let offline = questions.learn().asked.is_none();
-            let bought = if offline {
-                replay(&questions)?
-            } else {
-                match buy(config, &questions, interrupt, json).await? {
-                    Some(bought) => bought,
-                    None => return Ok(None),
-                }
-            };
-            from_questions(run, &questions, &bought).map(Some)
+            let mut till = Till::new(config, &questions.known, interrupt, json);
+            let answers = answers(&questions, &mut till).await;
+            till.close().await?;
+            match answers? {
+                Some(answers) => from_questions(run, &questions, &answers).map(Some),
+                None => Ok(None),
+            }
         }
     }
 }
 
 /// One record for each question of each part.
-type Parts = Vec<Vec<Option<Arc<Record>>>>;
-
-/// Takes every answer from the record.
-fn replay(questions: &Questions) -> Result<Parts, Trouble> {
-    let find = |part: &Part| {
-        part.questions.iter().map(|question| questions.known.get(&question.key).cloned()).collect()
-    };
-    let parts: Parts = questions.parts.iter().map(find).collect();
-    let all = questions.all().zip(parts.iter().flatten());
-    let keys: Vec<QueryKey> =
-        all.filter(|(_, record)| record.is_none()).map(|(question, _)| question.key).collect();
-    if keys.is_empty() {
-        return Ok(parts);
-    }
-    let model = questions.model.clone();
-    let quote = Quote {
-        calls: keys.len() as u64,
-        tokens: Ok(0),
-        usd: Err(Unbounded::NoPrice(model)),
-        price: None,
-        metered: false,
-    };
-    Err(DeskError::NotRecorded { keys, quote: Box::new(quote) }.into())
+struct Answers {
+    learn: Vec<Arc<Record>>,
+    test: Vec<Arc<Record>>,
+    checkpoints: Vec<Vec<Arc<Record>>>,
 }
 
-/// Buys every part, each for its own run.
-async fn buy(
-    config: &Config,
-    questions: &Questions,
-    interrupt: &Interrupt,
-    json: bool,
-) -> Result<Option<Parts>, Trouble> {
-    if questions.all().all(|question| questions.known.contains_key(&question.key)) {
-        // Nothing to buy: whoever owns the store is not disturbed.
-        return replay(questions).map(Some);
+impl Answers {
+    fn all(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.learn.iter().chain(&self.test).chain(self.checkpoints.iter().flatten())
     }
-    let opened = open::open(config).await?;
-    let parts = buy_parts(config, questions, interrupt, json, &opened).await;
-    open::close(opened).await?;
-    parts
 }
 
-async fn buy_parts(
-    config: &Config,
-    questions: &Questions,
-    interrupt: &Interrupt,
-    json: bool,
-    opened: &OpenStore,
-) -> Result<Option<Parts>, Trouble> {
-    open::apply(config, &*opened.store).await?;
-    let desk = open::desk(config, opened);
-    let test = questions.test();
-    if !test.questions.is_empty() {
-        let (count, run) = (test.questions.len(), &test.run);
+/// Takes what is known from the record and buys the rest, each part for its own run.
+async fn answers(questions: &Questions, till: &mut Till<'_>) -> Result<Option<Answers>, Trouble> {
+    let Questions { learn, test, checkpoints, known, .. } = questions;
+    let unknown = test.questions.iter().any(|question| !known.contains_key(&question.key));
+    if let (true, Some(_)) = (unknown, &test.customer.asked) {
+        let (count, run) = (test.questions.len(), &test.customer.run);
         print::aside(&format!("the student is judged by {count} held-out answers, bought for `{run}`"));
     }
-    let mut parts = Parts::new();
-    for Part { run, calls, asked, questions } in &questions.parts {
-        let Some(asked) = asked else { return Err(Trouble::failed("nobody is asked offline")) };
-        purchase::allow(config, &*opened.store, run, *calls).await?;
-        let purchase = purchase::buy(&asked.buyer(&desk, run), questions, interrupt, json).await;
-        if purchase.is_err() {
-            desk.drain().await;
-        }
-        let purchase = purchase?;
-        match purchase.stopped {
-            None => parts.push(purchase.records),
-            Some(Stopped::Interrupted) => return Ok(None),
-            Some(Stopped::Budget(refusal)) => return Err(DeskError::Refused(refusal).into()),
-        }
+    let Some(learn) = till.answers(&learn.customer, &learn.questions).await? else { return Ok(None) };
+    let Some(test) = till.answers(&test.customer, &test.questions).await? else { return Ok(None) };
+    let mut answers = Answers { learn, test, checkpoints: vec![] };
+    for part in checkpoints {
+        let Some(records) = till.answers(&part.customer, &part.questions).await? else { return Ok(None) };
+        answers.checkpoints.push(records);
     }
-    Ok(Some(parts))
+    Ok(Some(answers))
 }
 
-fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Result<Learnt, Trouble> {
-    let all = || parts.iter().flatten().flatten();
-    let reading = reading(run, seen(run, Some(&questions.learn().questions)), all())?;
-    let gives = reading.gives(all())?;
-    let mut learn = record::answered(&questions.learn().questions, &parts[0], &reading, gives)?;
-    let test = record::answered(&questions.test().questions, &parts[1], &reading, gives)?;
+fn from_questions(run: &RunConfig, questions: &Questions, answers: &Answers) -> Result<Learnt, Trouble> {
+    let (asked, held_out) = (&questions.learn.questions, &questions.test.questions);
+    let reading = reading(run, seen(run, Some(asked)), answers.all())?;
+    let gives = reading.gives(answers.all())?;
+    let mut learn = record::answered(asked, &answers.learn, &reading, gives)?;
+    let test = record::answered(held_out, &answers.test, &reading, gives)?;
     let both: Vec<Example> = learn.iter().chain(&test).cloned().collect();
     let classes = record::classes(&both)?.max(questions.classes.len());
-    record::check_truths(&questions.learn().questions, classes)?;
-    record::check_truths(&questions.test().questions, classes)?;
-    for answers in &parts[2..] {
-        record::add_checkpoint(&mut learn, answers, &reading, gives)?;
+    record::check_truths(asked, classes)?;
+    record::check_truths(held_out, classes)?;
+    for records in &answers.checkpoints {
+        record::add_checkpoint(&mut learn, records, &reading, gives)?;
     }
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
     let (classes, mut layers) = (record::names(classes, &questions.classes), tensors(&reading));
-    layers.extend(run.teacher.checkpoints.iter().map(|name| format!("{CHECKPOINT}{name}")));
-    let split = Split { train, validation, test, classes, layers };
-    Ok(Learnt { split, spend: spend(all()) })
+    let checkpoints = run.teacher.iter().flat_map(|teacher| &teacher.checkpoints);
+    layers.extend(checkpoints.map(|name| format!("{CHECKPOINT}{name}")));
+    let pool = questions.rest.iter().map(record::unasked).collect();
+    let split = Split { train, validation, test, pool, classes, layers };
+    Ok(Learnt { split, spend: spend(answers.all()) })
+}
+
+fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learnt, Trouble> {
+    let learn = record::labelled(&pool.learn)?;
+    let test: Vec<Example> = record::labelled(&pool.test)?;
+    let both: Vec<Example> = learn.iter().chain(&test).cloned().collect();
+    let classes = record::names(record::classes(&both)?.max(classes.len()), classes);
+    let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
+    let test = test.into_iter().map(|example| Example { target: None, ..example }).collect();
+    let split = Split { train, validation, test, classes, ..Split::default() };
+    Ok(Learnt { split, spend: Spend { calls: 0, usd: Some(Usd::ZERO.to_string()) } })
 }
 
 fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Trouble> {
@@ -318,10 +285,8 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
     let (test, bought): (Vec<Example>, Vec<Example>) =
         examples.into_iter().partition(|example| Draw::Test.holds(SEED, &example.key, share));
     let keys: Vec<&str> = bought.iter().map(|example| example.key.as_str()).collect();
-    let kept: std::collections::BTreeSet<usize> = order(run.acquire.seed, &keys)
-        .into_iter()
-        .take(usize::try_from(run.budget.calls).unwrap_or(usize::MAX))
-        .collect();
+    let kept: std::collections::BTreeSet<usize> =
+        order(run.acquire.seed, &keys).into_iter().take(run.budget.answers()).collect();
     let bought = bought
         .into_iter()
         .enumerate()
@@ -329,7 +294,7 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
         .map(|(_, example)| example)
         .collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
-    let split = Split { train, validation, test, classes, layers: tensors(&reading) };
+    let split = Split { train, validation, test, classes, layers: tensors(&reading), ..Split::default() };
     Ok(Learnt { split, spend: spend(records.iter()) })
 }
 
@@ -354,19 +319,18 @@ fn reading<'a>(
     seen: Seen,
     records: impl Iterator<Item = &'a Arc<Record>>,
 ) -> Result<Reading, Trouble> {
-    let gives = run.teacher.gives.as_deref().map(str::parse::<Gives>).transpose();
+    let teacher = run.teacher.as_ref().ok_or_else(|| Trouble::failed("the run file names no teacher"))?;
+    let gives = teacher.gives.as_deref().map(str::parse::<Gives>).transpose();
     let gives = gives.map_err(|error| {
         Trouble::usage(format!("`teacher.gives`: {error}"), "leave it out to see it from the answers")
     })?;
-    let least_probability = run.teacher.least_probability;
-    let output = run.teacher.output.clone();
+    let least_probability = teacher.least_probability;
+    let output = teacher.output.clone();
     let reading = Reading { input: None, output, least_probability, gives, seen, layers: vec![] };
     match run.method.curriculum {
         None => Ok(reading),
         // Of the teacher itself: its checkpoints are asked for their outputs.
-        Some(_) => {
-            Ok(reading.with_layers(records.filter(|record| record.query.teacher == run.teacher.name))?)
-        }
+        Some(_) => Ok(reading.with_layers(records.filter(|record| record.query.teacher == teacher.name))?),
     }
 }
 
@@ -393,7 +357,11 @@ fn collect(data: &DataConfig, place: &Path, label: Option<&str>) -> Result<Colle
 }
 
 /// The answers that a run may learn from without asking, the latest under each key.
-fn known(store: &StoreUrl, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Record>>, Trouble> {
+fn known(
+    store: &StoreUrl,
+    run: &RunConfig,
+    teacher: &TeacherConfig,
+) -> Result<HashMap<QueryKey, Arc<Record>>, Trouble> {
     let of_run = run.data.run.as_deref().filter(|_| run.data.source == Source::Record);
     let found = match of_run {
         Some(name) => records_of_run(store, name),
@@ -408,7 +376,7 @@ fn known(store: &StoreUrl, run: &RunConfig) -> Result<HashMap<QueryKey, Arc<Reco
     let mut known = HashMap::new();
     for recorded in found {
         let Recorded { who, record, .. } = recorded.map_err(OpenError::from)?;
-        if who.teacher == run.teacher.name || run.teacher.checkpoints.contains(&who.teacher) {
+        if who.teacher == teacher.name || teacher.checkpoints.contains(&who.teacher) {
             known.insert(record.key, Arc::new(record));
         }
     }

@@ -34,6 +34,7 @@ mod secret;
 mod serve;
 mod setup;
 mod teachers;
+mod till;
 mod train;
 mod words;
 

@@ -242,7 +242,7 @@ mod tests {
             dry_run: false,
         };
         let run = args("budget.calls=7", Some("0..3")).run_config().unwrap();
-        assert_eq!((run.budget.calls, run.train.seeds), (7, vec![0, 1, 2]));
+        assert_eq!((run.budget.calls, run.train.seeds), (Some(7), vec![0, 1, 2]));
         let say = |args: TrainArgs| {
             let words = crate::words::Words::of(&args.run_config().unwrap_err()).text();
             words.replace(&file.display().to_string(), "run.toml")

@@ -213,8 +213,13 @@ fn world(rows: &[(Vec<f32>, u32)], kind: &Setting, seed: u64) -> Result<World, F
         ),
         &[],
     )?;
-    let split =
-        Split { train: taught, validation: vec![], test: test.clone(), classes: classes(), layers: vec![] };
+    let split = Split {
+        train: taught,
+        validation: vec![],
+        test: test.clone(),
+        classes: classes(),
+        ..Split::default()
+    };
     let control = Control { interrupt: Arc::default(), progress: &|_| {}, resume: false };
     let outcome = train_run(&config, &split, Spend::default(), folder.path(), &control)?;
     let Outcome::Finished(report) = outcome else {
@@ -241,7 +246,7 @@ fn student(world: &World, calls: usize, method: usize, lr: f64) -> Result<(f64, 
         validation: world.pool[calls..calls + calls / 5].to_vec(),
         test: world.test.clone(),
         classes: classes(),
-        layers: vec![],
+        ..Split::default()
     };
     let method: MethodConfig = toml::from_str(METHODS[method].1)?;
     let config = TrainConfig {

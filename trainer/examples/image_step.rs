@@ -163,7 +163,7 @@ fn whole_loop(steps: usize) -> std::result::Result<[f64; 2], Box<dyn std::error:
     let part = |range: std::ops::Range<usize>| range.map(example).collect();
     let classes = (0..10).map(|class| class.to_string()).collect();
     let split =
-        Split { train: part(0..500), validation: vec![], test: part(500..501), classes, layers: vec![] };
+        Split { train: part(0..500), validation: vec![], test: part(500..501), classes, ..Split::default() };
     let student = StudentConfig::Cnn(CnnConfig::tiny([1, 28, 28]));
     let method: MethodConfig = toml::from_str("losses = [{ kind = 'labels' }, { kind = 'kd' }]")?;
     let augment = Some(Augment { crop: 2, flip: true });

@@ -165,6 +165,7 @@ fn world(setting: &Setting, trained: usize) -> Result<World, Failure> {
         test: samples(setting.signs, &relevant, 64, POOL + HELD_OUT, &mut rng),
         classes: vec!["-1".into(), "1".into()],
         layers: vec![format!("{CHECKPOINT}young"), "relu1".into()],
+        ..Split::default()
     };
     let (mut rows, mut teacher) = teach(setting, &labelled(&split), STEPS_MAX, Some(0.999))?;
     let right = rows.last().ok_or("the teacher took no step")?.step;

@@ -289,7 +289,7 @@ mod tests {
             validation: part(100, 30),
             test: part(200, 90),
             classes: vec!["a".into(), "b".into()],
-            layers: vec![],
+            ..Split::default()
         };
         let baseline = fit(&split).unwrap();
         assert!(baseline.agreement > 0.97 && baseline.validation > 0.97, "{baseline:?}");

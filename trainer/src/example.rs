@@ -2,7 +2,7 @@
 //!
 //! This file is the boundary between where data comes from and what is learnt from it. It must not know files,
 //! teachers, tensors or losses. Invariant: a target only ever comes from a teacher's recorded answer; the truth is
-//! kept apart, so that no loss can mistake one for the other.
+//! kept apart, so that no loss can mistake one for the other. Where nobody is asked the truth is the answer, as a label.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -131,11 +131,16 @@ pub struct Split {
     pub validation: Vec<Example>,
     /// What the report is about; nothing is ever chosen by it.
     pub test: Vec<Example>,
+    /// Inputs that nobody asked about; no example has a target. Empty where a method has no use for them.
+    pub pool: Vec<Example>,
     /// The classes' names; a class is its index here.
     pub classes: Vec<String>,
     /// The names of the teacher's hidden tensors that came with its answers, from its input to its output.
     pub layers: Vec<String>,
 }
+
+/// The name of the part that nobody asked about.
+const POOL: &str = "pool";
 
 /// Why a split cannot be trained on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -206,6 +211,12 @@ pub enum SplitError {
         /// The part that holds it.
         part: &'static str,
     },
+    /// An example of the pool with an answer: what was answered is learnt from as such.
+    #[error("`{key}` in the pool has a recorded answer")]
+    Answered {
+        /// The example.
+        key: String,
+    },
     /// A key in two parts, which would let a test input be trained on.
     #[error("`{key}` is in the {first} part and in the {second} part")]
     Shared {
@@ -219,10 +230,10 @@ pub enum SplitError {
 }
 
 impl Split {
-    /// The three parts with their names.
+    /// The parts with their names.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, &[Example]); 3] {
-        [("train", &self.train), ("validation", &self.validation), ("test", &self.test)]
+    pub fn parts(&self) -> [(&'static str, &[Example]); 4] {
+        [("train", &self.train), ("validation", &self.validation), ("test", &self.test), (POOL, &self.pool)]
     }
 
     /// Checks everything that training relies on.
@@ -258,7 +269,10 @@ impl Split {
                 {
                     return Err(SplitError::NotFinite { key: key(), place: "input" });
                 }
-                if part != "test" && example.target.is_none() {
+                if part == POOL && example.target.is_some() {
+                    return Err(SplitError::Answered { key: key() });
+                }
+                if part != "test" && part != POOL && example.target.is_none() {
                     return Err(SplitError::Unanswered { key: key(), part });
                 }
                 self.check_answer(example)?;
@@ -335,7 +349,7 @@ mod tests {
     }
 
     fn split(train: Vec<Example>, test: Vec<Example>) -> Split {
-        Split { train, validation: vec![], test, classes: vec!["a".into(), "b".into()], layers: vec![] }
+        Split { train, validation: vec![], test, classes: vec!["a".into(), "b".into()], ..Split::default() }
     }
 
     #[test]

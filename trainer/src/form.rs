@@ -130,6 +130,22 @@ impl Form {
         })
     }
 
+    /// The form of the rows of a data set that nobody is asked about: of the kind of its inputs, and under no name, so that
+    /// their keys are nobody's.
+    #[must_use]
+    pub fn of_labelled(first: Option<&Input>) -> Self {
+        let bytes = matches!(first, Some(Input::Bytes(_)));
+        Self {
+            teacher: String::new(),
+            revision: String::new(),
+            model: String::new(),
+            input: "input".to_owned(),
+            element_type: if bytes { ElementType::I32 } else { ElementType::F32 },
+            shape: None,
+            outputs: vec![],
+        }
+    }
+
     /// The form of a recorded row of one input, as far as it is one that this program makes.
     #[must_use]
     pub fn of_recorded(query: &Query) -> Option<Self> {

@@ -27,11 +27,13 @@ use crate::train::{Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainErro
 pub struct RunConfig {
     /// The run's name, and its folder's.
     pub name: String,
-    /// Who is asked.
-    pub teacher: TeacherConfig,
+    /// Who is asked; none: the labels of the data set are the answers, and nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
     /// What is asked about.
     pub data: DataConfig,
     /// How much may be bought.
+    #[serde(default)]
     pub budget: BudgetConfig,
     /// Which inputs are bought.
     #[serde(default, skip_serializing_if = "AcquireConfig::is_default")]
@@ -64,6 +66,31 @@ pub struct TeacherConfig {
     /// input that is learnt from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoints: Vec<String>,
+}
+
+impl TeacherConfig {
+    fn check(&self, run: &RunConfig) -> Result<(), ConfigError> {
+        let fine = self.least_probability > 0.0 && self.least_probability <= 0.1;
+        let value = self.least_probability.to_string();
+        range("teacher.least_probability", fine, value, "above 0, at most 0.1")?;
+        let (asked, learnt) = (self.checkpoints.len(), run.method.progressive.is_some());
+        let named = || format!("{:?}", self.checkpoints);
+        let needed = if learnt {
+            "those that `method.progressive` learns from"
+        } else {
+            "empty without `method.progressive`: their answers cost"
+        };
+        range("teacher.checkpoints", (asked > 0) == learnt, named(), needed)?;
+        let fine = asked == 0 || run.data.source != Source::Record;
+        let needed = "empty with source `record`: they are asked about a data set";
+        range("teacher.checkpoints", fine, named(), needed)?;
+        match run.budget.calls {
+            Some(calls) => range("budget.calls", calls > 0, calls.to_string(), "1 or more"),
+            None => {
+                Err(ConfigError::Value("`budget.calls` is missing: how many answers may be bought?".into()))
+            }
+        }
+    }
 }
 
 fn least_probability() -> f32 {
@@ -127,11 +154,26 @@ impl Default for TestPart {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Training and validation answers together.
-    pub calls: u64,
+    /// Training and validation answers together; only a run without a teacher may leave it out, which is all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<u64>,
     /// The share of them that validates.
     #[serde(default = "fifth")]
     pub validation: f64,
+}
+
+impl BudgetConfig {
+    /// The most answers to learn and validate by.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        self.calls.and_then(|calls| usize::try_from(calls).ok()).unwrap_or(usize::MAX)
+    }
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { calls: None, validation: fifth() }
+    }
 }
 
 fn fifth() -> f64 {
@@ -203,6 +245,33 @@ impl RunConfig {
         Ok(config)
     }
 
+    /// Whose answers are learnt from.
+    #[must_use]
+    pub fn answers_from(&self) -> &str {
+        self.teacher.as_ref().map_or("none: the labels of the data set", |teacher| &teacher.name)
+    }
+
+    fn labels_from(&self) -> &'static str {
+        if self.teacher.is_some() { "the teacher's labels only" } else { "the labels of the data set only" }
+    }
+
+    /// What a run without a teacher may say.
+    fn check_labelled(&self) -> Result<(), ConfigError> {
+        let learns = self.method.losses.iter().find(|loss| !loss.asks_truth());
+        let without = |field: &str| {
+            Err(ConfigError::Value(format!(
+                "{field} learns from a teacher, and the run file has no [teacher]; without one only `labels` with `of = \"truth\"` is learnt from"
+            )))
+        };
+        match learns {
+            Some(loss) => without(&format!("loss `{}`", loss.name())),
+            None if self.method.curriculum.is_some() => without("`method.curriculum`"),
+            None if self.method.progressive.is_some() => without("`method.progressive`"),
+            None if self.data.source == Source::Record => without("source `record`"),
+            None => Ok(()),
+        }
+    }
+
     /// The resolved run file.
     ///
     /// # Errors
@@ -212,9 +281,6 @@ impl RunConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let range = |field, fine: bool, value: String, range| {
-            if fine { Ok(()) } else { Err(ConfigError::Range { field, value, range }) }
-        };
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let fine = !self.name.is_empty() && !self.name.starts_with('.') && self.name.chars().all(plain);
         range(
@@ -223,30 +289,10 @@ impl RunConfig {
             format!("{:?}", self.name),
             "letters, digits, `-`, `_` and `.`, for it names a folder",
         )?;
-        range(
-            "teacher.least_probability",
-            self.teacher.least_probability > 0.0 && self.teacher.least_probability <= 0.1,
-            self.teacher.least_probability.to_string(),
-            "above 0, at most 0.1",
-        )?;
-        let (asked, learnt) = (self.teacher.checkpoints.len(), self.method.progressive.is_some());
-        range(
-            "teacher.checkpoints",
-            (asked > 0) == learnt,
-            format!("{:?}", self.teacher.checkpoints),
-            if learnt {
-                "those that `method.progressive` learns from"
-            } else {
-                "empty without `method.progressive`: their answers cost"
-            },
-        )?;
-        range(
-            "teacher.checkpoints",
-            asked == 0 || self.data.source != Source::Record,
-            format!("{:?}", self.teacher.checkpoints),
-            "empty with source `record`: they are asked about a data set",
-        )?;
-        range("budget.calls", self.budget.calls > 0, self.budget.calls.to_string(), "1 or more")?;
+        match &self.teacher {
+            Some(teacher) => teacher.check(self)?,
+            None => self.check_labelled()?,
+        }
         let share = self.budget.validation;
         range("budget.validation", (0.0..1.0).contains(&share), share.to_string(), "0 to below 1")?;
         if let TestPart::Share(share) = self.data.test {
@@ -265,6 +311,11 @@ impl RunConfig {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses a value out of its range.
+fn range(field: &'static str, fine: bool, value: String, range: &'static str) -> Result<(), ConfigError> {
+    if fine { Ok(()) } else { Err(ConfigError::Range { field, value, range }) }
 }
 
 /// Names the unknown key or kind of a deserialization error, and the nearest known one.
@@ -372,7 +423,8 @@ pub fn train_run(
         Seeds::Trained(seeds) => seeds,
         Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
     };
-    let alone_scores = if config.method == alone {
+    // Without a teacher the labels are all there is.
+    let alone_scores = if config.method == alone || config.teacher.is_none() {
         seeds.scores.clone()
     } else {
         match train_seeds(&alone_task, split, Some((&checkpoints, "alone")), control)? {
@@ -385,8 +437,8 @@ pub fn train_run(
         calls: split.train.len() + split.validation.len(),
         seeds: config.train.seeds.clone(),
         test: Measures::of(&seeds.scores),
-        teacher: Row { name: config.teacher.name.clone(), test: teacher_row(split) },
-        student_alone: Row { name: "the teacher's labels only".into(), test: Measures::of(&alone_scores) },
+        teacher: Row { name: config.answers_from().into(), test: teacher_row(split) },
+        student_alone: Row { name: config.labels_from().into(), test: Measures::of(&alone_scores) },
         spend,
     };
     let card = report::card(&config.name, &report, config.student.name(), &split.classes);
@@ -492,7 +544,7 @@ fn manifest(config: &RunConfig, split: &Split, student: &Built) -> serde_json::V
             "test": split.test.len(),
         },
         "classes": split.classes.len(),
-        "teacher": { "name": config.teacher.name, "gives": split.gives().map(|signal| signal.name()) },
+        "teacher": { "name": config.answers_from(), "gives": split.gives().map(|signal| signal.name()) },
         "student": { "kind": config.student.name(), "parameters": student.parameters().count() },
         "onnx": { "input": export::INPUT, "output": export::OUTPUT },
     })

@@ -64,6 +64,12 @@ pub enum RecordError {
         /// The one that is missing, as words.
         wanted: String,
     },
+    /// An input without a label, where labels are all that is learnt from.
+    #[error("{place} has no label, and the run file has no [teacher] that could be asked")]
+    NoTruth {
+        /// Where the input came from.
+        place: String,
+    },
     /// A true class that the teacher does not have.
     #[error("{place}: class {truth} is out of range: the teacher has {classes} classes (0 to {last})", last = classes.saturating_sub(1))]
     Truth {
@@ -159,13 +165,13 @@ pub fn examples(
     Ok((examples, gives))
 }
 
-/// The examples of answered questions, in the questions' order; those without an answer are passed over.
+/// The examples of answered questions, in the questions' order; `records` has one for each of them.
 ///
 /// # Errors
 /// When an answer cannot be read.
 pub fn answered(
     questions: &[Question],
-    records: &[Option<Arc<Record>>],
+    records: &[Arc<Record>],
     reading: &Reading,
     gives: Gives,
 ) -> Result<Vec<Example>, RecordError> {
@@ -175,24 +181,44 @@ pub fn answered(
         let hidden = reading.hidden(record)?;
         Ok(Example { key: question.key.to_string(), input, target, truth, hidden })
     };
-    let pairs = questions.iter().zip(records);
-    pairs
-        .filter_map(|(question, record)| record.as_ref().map(|record| (question, record)))
-        .map(example)
-        .collect()
+    questions.iter().zip(records).map(example).collect()
 }
 
-/// Adds what a checkpoint answered to the same questions; `records` has a place for each of them.
+/// The examples of questions that nobody is asked, in their order: their answers are the labels of the data set.
+///
+/// # Errors
+/// Names the first input without a label.
+pub fn labelled(questions: &[Question]) -> Result<Vec<Example>, RecordError> {
+    let example = |question: &Question| {
+        let truth = question.truth.ok_or_else(|| RecordError::NoTruth { place: question.place.clone() })?;
+        Ok(Example { target: Some(Target::Label(truth)), ..unasked(question) })
+    };
+    questions.iter().map(example).collect()
+}
+
+/// The example of a question that is not asked.
+#[must_use]
+pub fn unasked(question: &Question) -> Example {
+    Example {
+        key: question.key.to_string(),
+        input: question.input.clone(),
+        target: None,
+        truth: question.truth,
+        hidden: vec![],
+    }
+}
+
+/// Adds what a checkpoint answered to the same questions; `records` has one for each of them.
 ///
 /// # Errors
 /// When an answer cannot be read, or names a class and nothing more.
 pub fn add_checkpoint(
     examples: &mut [Example],
-    records: &[Option<Arc<Record>>],
+    records: &[Arc<Record>],
     reading: &Reading,
     gives: Gives,
 ) -> Result<(), RecordError> {
-    for (example, record) in examples.iter_mut().zip(records.iter().flatten()) {
+    for (example, record) in examples.iter_mut().zip(records) {
         match reading.target(record, gives)? {
             Target::Logits(scores) | Target::LogProbabilities(scores) => example.hidden.push(scores),
             Target::Label(_) => {
@@ -257,7 +283,7 @@ pub fn split(examples: Vec<Example>, test: f64, validation: f64, seed: u64) -> R
     let held = |example: &Example| Draw::Test.holds(seed, &example.key, test);
     let (test, bought) = examples.into_iter().partition(held);
     let (train, validation) = set_aside(bought, validation, seed);
-    Ok(Split { train, validation, test, classes: names(classes, &[]), layers: vec![] })
+    Ok(Split { train, validation, test, classes: names(classes, &[]), ..Split::default() })
 }
 
 /// The names of the teacher's classes: those of the source, then bare numbers.

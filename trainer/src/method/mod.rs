@@ -66,6 +66,12 @@ impl MethodConfig {
         )
     }
 
+    /// Whether it has a use for inputs that nobody asked about.
+    #[must_use]
+    pub fn wants_pool(&self) -> bool {
+        false
+    }
+
     /// Whether the student's outputs float and are to be put back.
     pub(crate) fn fixes_offset(&self) -> bool {
         self.offset_fix && self.losses.iter().any(LossConfig::floats)

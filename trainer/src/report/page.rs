@@ -16,7 +16,7 @@ pub(crate) fn page(name: &str, report: &Report, rows: &[MetricRow]) -> String {
     let name = escape(name);
     let table: String = [
         table_row(&format!("student: {}", report.method), &report.test),
-        table_row("the same student on the teacher's labels only", &report.student_alone.test),
+        table_row(&format!("the same student on {}", report.student_alone.name), &report.student_alone.test),
         table_row(&format!("teacher: {}", report.teacher.name), &report.teacher.test),
     ]
     .concat();

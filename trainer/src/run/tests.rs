@@ -52,7 +52,7 @@ fn split() -> Split {
     };
     let part = |range: std::ops::Range<usize>| range.map(example).collect();
     let classes = ["a", "b<", "c"].map(str::to_owned).to_vec();
-    Split { train: part(0..48), validation: part(48..60), test: part(60..160), classes, layers: vec![] }
+    Split { train: part(0..48), validation: part(48..60), test: part(60..160), classes, ..Split::default() }
 }
 
 fn control(resume: bool) -> Control<'static> {

@@ -33,6 +33,7 @@ fn split() -> Split {
         test: part(60..160),
         classes,
         layers: ["relu1", "relu2", "checkpoint.young"].map(str::to_owned).to_vec(),
+        ..Split::default()
     }
 }
 
@@ -143,6 +144,7 @@ fn pictures() -> Split {
         test: part(60..90),
         classes,
         layers: vec!["relu1".into()],
+        ..Split::default()
     }
 }
 
