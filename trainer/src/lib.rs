@@ -19,6 +19,7 @@ pub mod baseline;
 mod compare;
 pub mod ops;
 mod student;
+mod augment;
 mod loss;
 mod method;
 mod optimizer;
@@ -28,6 +29,7 @@ mod report;
 mod export;
 mod run;
 
+pub use augment::{Augment, AugmentError};
 pub use compare::Combine;
 pub use evaluate::{Measure, Measures};
 pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
@@ -38,7 +40,7 @@ pub use loss::{
 };
 pub use method::{
     CHECKPOINT, CurriculumConfig, CurriculumError, LayerPair, Match, MethodConfig, ProgressiveConfig,
-    ProgressiveError,
+    ProgressiveError, ProxyConfig, ProxyError, WarmUpConfig, WarmUpError, WarmUpKind,
 };
 pub use optimizer::{Rule, Schedule};
 pub use report::{Report, Row, Spend};
@@ -47,4 +49,4 @@ pub use run::{
     train_run,
 };
 pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
-pub use train::{Augment, Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};
+pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

@@ -405,13 +405,7 @@ pub fn train_run(
     folder: &Path,
     control: &Control<'_>,
 ) -> Result<Outcome, TrainError> {
-    let alone = MethodConfig {
-        losses: vec![ALONE],
-        offset_fix: true,
-        mixup: false,
-        curriculum: None,
-        progressive: None,
-    };
+    let alone = MethodConfig::of(vec![ALONE]);
     let task = Task::new(split, &config.student, &config.method, &config.train)?;
     let alone_task = Task::new(split, &config.student, &alone, &config.train)?;
     let checkpoints = folder.join("checkpoints");
@@ -478,7 +472,7 @@ enum Seeds {
 }
 
 fn train_seeds(
-    task: &Task<'_>,
+    task: &Task,
     split: &Split,
     kept: Kept<'_>,
     control: &Control<'_>,

@@ -123,12 +123,9 @@ pub(crate) fn extraction(
             let (layer, has, teacher) = (layer + 1, widths[layer], tensors[tensor].clone());
             return Err(CurriculumError::Direct { layer, has, teacher, recorded }.into());
         }
-        phases.push(Phase {
-            learns: Learns::Layer { layer, head: config.form == Match::Head },
-            targets: standardised(&column(examples, places[tensor], recorded, device)?)?,
-            steps: config.steps,
-            patience: config.patience,
-        });
+        let targets = standardised(&column(examples, places[tensor], recorded, device)?)?;
+        let learns = Learns::Layer { layer, head: config.form == Match::Head, targets };
+        phases.push(Phase::recorded(learns, config.steps, config.patience));
     }
     Ok(phases)
 }

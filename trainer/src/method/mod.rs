@@ -8,6 +8,8 @@ mod mixup;
 mod offset;
 mod phase;
 mod progressive;
+mod proxy;
+mod warm_up;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +20,13 @@ pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
 pub(crate) use mixup::Mixup;
 pub(crate) use offset::fix_offset;
 pub use phase::CHECKPOINT;
-pub(crate) use phase::{Head, Learns, Phase, PlanError};
+pub(crate) use phase::{Head, Phase, PlanError};
 pub(crate) use progressive::progressive;
 pub use progressive::{ProgressiveConfig, ProgressiveError};
+pub(crate) use proxy::centred;
+pub use proxy::{ProxyConfig, ProxyError};
+pub(crate) use warm_up::warm_up;
+pub use warm_up::{WarmUpConfig, WarmUpError, WarmUpKind};
 
 /// The `[method]` table of a run file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +46,12 @@ pub struct MethodConfig {
     /// What it learns of earlier checkpoints of the teacher first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressive: Option<ProgressiveConfig>,
+    /// What it learns of inputs alone before anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUpConfig>,
+    /// Who labels the inputs that nobody asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyConfig>,
 }
 
 fn yes() -> bool {
@@ -59,8 +71,10 @@ impl MethodConfig {
             None => "",
         };
         let progressive = if self.progressive.is_some() { "progressive, then " } else { "" };
+        let warm_up = if self.warm_up.is_some() { "warm-up, then " } else { "" };
+        let proxy = if self.proxy.is_some() { " with a proxy teacher" } else { "" };
         format!(
-            "{before}{progressive}{}{}{offset}",
+            "{warm_up}{before}{progressive}{}{}{offset}{proxy}",
             if self.mixup { "mixup " } else { "" },
             losses.join(" + ")
         )
@@ -69,7 +83,21 @@ impl MethodConfig {
     /// Whether it has a use for inputs that nobody asked about.
     #[must_use]
     pub fn wants_pool(&self) -> bool {
-        false
+        self.proxy.is_some() || self.warm_up.is_some()
+    }
+
+    /// These losses and nothing else.
+    #[must_use]
+    pub fn of(losses: Vec<LossConfig>) -> Self {
+        Self {
+            losses,
+            offset_fix: true,
+            mixup: false,
+            curriculum: None,
+            progressive: None,
+            warm_up: None,
+            proxy: None,
+        }
     }
 
     /// Whether the student's outputs float and are to be put back.

@@ -1,7 +1,8 @@
-//! A phase before a run's own losses: what the student learns in it, from which recorded signal, and for how long.
+//! A phase before a run's own losses: what the student learns in it, from which recorded signal or from inputs alone, and
+//! for how long.
 //!
 //! It must not know which method planned it, nor the loop. Invariant: a phase's targets are recorded answers to the
-//! training examples, one row an example.
+//! training examples, one row an example; a phase without targets sees the inputs that nobody asked about too.
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::RngExt;
@@ -9,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::curriculum::CurriculumError;
 use super::progressive::ProgressiveError;
+use super::warm_up::{WarmUpError, nt_xent};
+use crate::augment::Augment;
 use crate::example::Example;
 use crate::loss::kd;
 use crate::student::{Inputs, Mode, Student};
@@ -16,25 +19,63 @@ use crate::student::{Inputs, Mode, Student};
 /// What stands in front of an earlier checkpoint's name among the signals of a split.
 pub const CHECKPOINT: &str = "checkpoint.";
 
-/// What of the student is held against a phase's targets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a phase learns.
+#[derive(Debug, Clone)]
 pub(crate) enum Learns {
-    /// A hidden layer, from 0 on, through a linear head or as it is.
-    Layer { layer: usize, head: bool },
-    /// Its outputs, against logits.
-    Outputs,
+    /// A hidden layer, from 0 on, through a linear head or as it is, against `[N, r]`.
+    Layer { layer: usize, head: bool, targets: Tensor },
+    /// The outputs, against logits `[N, C]`.
+    Outputs { targets: Tensor },
+    /// That two views of an image are alike.
+    Views { temperature: f64 },
+    /// To give inputs back from the features of their views.
+    Inputs,
 }
 
 /// One phase.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) learns: Learns,
-    /// `[N, r]`, or logits `[N, C]`.
-    pub(crate) targets: Tensor,
     /// The most steps.
     pub(crate) steps: usize,
     /// Looks without progress before it ends; 0: by steps alone.
     pub(crate) patience: usize,
+    /// Its rate; none: the run's.
+    pub(crate) lr: Option<f64>,
+    /// Inputs of a step; none: the run's.
+    pub(crate) batch: Option<usize>,
+    /// How views differ from images.
+    pub(crate) views: Option<Augment>,
+    /// The width of its head's hidden layer, or of the projection.
+    pub(crate) width: usize,
+}
+
+impl Phase {
+    /// A phase on recorded answers, at the run's rate and batch.
+    pub(crate) fn recorded(learns: Learns, steps: usize, patience: usize) -> Self {
+        Self { learns, steps, patience, lr: None, batch: None, views: None, width: 0 }
+    }
+
+    /// Whether it has no targets, and so may see any input.
+    pub(crate) fn sees_everything(&self) -> bool {
+        matches!(self.learns, Learns::Views { .. } | Learns::Inputs)
+    }
+
+    /// The widths of the head that is thrown away after it, from its input on; none without a head.
+    ///
+    /// # Errors
+    /// When the student cannot be run on `sample`.
+    pub(crate) fn head(&self, student: &dyn Student, sample: &Inputs) -> Result<Option<Vec<usize>>> {
+        let features = || student.features(sample, Mode::Inference)?.dim(1);
+        Ok(match &self.learns {
+            Learns::Outputs { .. } | Learns::Layer { head: false, .. } => None,
+            Learns::Layer { layer, head: true, targets } => {
+                Some(vec![student.hidden(sample, *layer, Mode::Inference)?.dim(1)?, targets.dim(1)?])
+            }
+            Learns::Views { .. } => Some(vec![features()?, 2 * self.width, self.width]),
+            Learns::Inputs => Some(vec![features()?, self.width, sample.0[0].dim(1)?]),
+        })
+    }
 }
 
 /// Why no phases were made.
@@ -44,6 +85,8 @@ pub(crate) enum PlanError {
     Curriculum(#[from] CurriculumError),
     #[error(transparent)]
     Progressive(#[from] ProgressiveError),
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
@@ -56,57 +99,82 @@ pub(crate) fn column(examples: &[Example], place: usize, width: usize, device: &
 }
 
 impl Phase {
-    /// The loss of a batch: its inputs, and their rows of the targets.
+    /// The loss of the examples at `rows`: their inputs and, where it has no targets, their views.
     pub(crate) fn loss(
         &self,
         student: &dyn Student,
-        inputs: &Inputs,
         head: Option<&Head>,
-        targets: &Tensor,
+        rows: &Tensor,
+        inputs: &Inputs,
+        mut view: impl FnMut(&Inputs) -> Result<Inputs>,
     ) -> Result<Tensor> {
-        match self.learns {
-            Learns::Layer { layer, .. } => {
-                layer_loss(&student.hidden(inputs, layer, Mode::Training)?, head, targets)
+        match &self.learns {
+            Learns::Layer { layer, targets, .. } => {
+                let hidden = student.hidden(inputs, *layer, Mode::Training)?;
+                layer_loss(&hidden, head, &targets.index_select(rows, 0)?)
             }
-            Learns::Outputs => kd(&student.forward(inputs, Mode::Training)?, targets, 1.0),
+            Learns::Outputs { targets } => {
+                kd(&student.forward(inputs, Mode::Training)?, &targets.index_select(rows, 0)?, 1.0)
+            }
+            Learns::Views { temperature } => {
+                let both = view(inputs)?.and(&view(inputs)?)?;
+                let features = student.features(&both, Mode::Training)?;
+                nt_xent(&through(&features, head)?, *temperature)
+            }
+            Learns::Inputs => {
+                let features = student.features(&view(inputs)?, Mode::Training)?;
+                layer_loss(&features, head, &inputs.0[0])
+            }
         }
     }
 }
 
-/// A layer `[n, m]`, through its head where it has one, against targets `[n, r]`: the mean square.
-fn layer_loss(layer: &Tensor, head: Option<&Head>, targets: &Tensor) -> Result<Tensor> {
-    let seen = head.map_or_else(|| Ok(layer.clone()), |head| head.forward(layer))?;
-    (seen - targets)?.sqr()?.mean_all()
+fn through(features: &Tensor, head: Option<&Head>) -> Result<Tensor> {
+    head.map_or_else(|| Ok(features.clone()), |head| head.forward(features))
 }
 
-/// R and c of one phase.
+/// A layer `[n, m]`, through its head where it has one, against targets `[n, r]`: the mean square.
+fn layer_loss(layer: &Tensor, head: Option<&Head>, targets: &Tensor) -> Result<Tensor> {
+    (through(layer, head)? - targets)?.sqr()?.mean_all()
+}
+
+/// What stands on a student during one phase: linear layers with ReLU between them.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
-    /// `[r, m]`.
-    weight: Var,
-    /// `[r]`.
-    bias: Var,
+    /// `[output, input]` and `[output]`.
+    layers: Vec<(Var, Var)>,
 }
 
 impl Head {
-    /// Uniform in 1/sqrt(m), as every linear layer here.
-    pub(crate) fn new(width: usize, outputs: usize, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
-        let bound = (1.0 / width as f32).sqrt();
-        let mut uniform = |count: usize| -> Vec<f32> {
-            (0..count).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
+    /// Uniform in 1/sqrt(inputs), as every linear layer here.
+    pub(crate) fn new(widths: &[usize], rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
+        let layer = |pair: &[usize]| {
+            let (width, outputs) = (pair[0], pair[1]);
+            let bound = (1.0 / width as f32).sqrt();
+            let mut uniform = |count: usize| -> Vec<f32> {
+                (0..count).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
+            };
+            let weight = Tensor::from_vec(uniform(outputs * width), (outputs, width), device)?;
+            let bias = Tensor::from_vec(uniform(outputs), outputs, device)?;
+            Ok((Var::from_tensor(&weight)?, Var::from_tensor(&bias)?))
         };
-        let weight = Tensor::from_vec(uniform(outputs * width), (outputs, width), device)?;
-        let bias = Tensor::from_vec(uniform(outputs), outputs, device)?;
-        Ok(Self { weight: Var::from_tensor(&weight)?, bias: Var::from_tensor(&bias)? })
+        Ok(Self { layers: widths.windows(2).map(layer).collect::<Result<_>>()? })
     }
 
     /// Its variables, in order.
-    pub(crate) fn vars(&self) -> [Var; 2] {
-        [self.weight.clone(), self.bias.clone()]
+    pub(crate) fn vars(&self) -> Vec<Var> {
+        self.layers.iter().flat_map(|(weight, bias)| [weight.clone(), bias.clone()]).collect()
     }
 
     fn forward(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
+        let mut value = hidden.clone();
+        for (at, (weight, bias)) in self.layers.iter().enumerate() {
+            if at > 0 {
+                value = value.relu()?;
+            }
+            value = value.matmul(&weight.t()?)?.broadcast_add(bias)?;
+        }
+        Ok(value)
     }
 }
 
@@ -120,10 +188,9 @@ mod tests {
     fn a_phase_is_the_mean_square_through_its_head() {
         let tensor =
             |rows: &[[f32; 2]]| Tensor::from_slice(&rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap();
-        let head = Head {
-            weight: Var::from_tensor(&tensor(&[[0.5, -1.0]])).unwrap(),
-            bias: Var::from_tensor(&Tensor::new(&[0.25f32], &Device::Cpu).unwrap()).unwrap(),
-        };
+        let weight = Var::from_tensor(&tensor(&[[0.5, -1.0]])).unwrap();
+        let bias = Var::from_tensor(&Tensor::new(&[0.25f32], &Device::Cpu).unwrap()).unwrap();
+        let head = Head { layers: vec![(weight, bias)] };
         let targets = Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap();
         let hidden = tensor(&[[1.0, 2.0], [0.0, -1.0]]);
         let loss = layer_loss(&hidden, Some(&head), &targets).unwrap().to_scalar::<f32>().unwrap();

@@ -64,8 +64,7 @@ pub(crate) fn progressive(
             return Err(ProgressiveError::Classes { name, found, expected: classes }.into());
         }
         let targets = column(examples, place, classes, device)?;
-        let (steps, patience) = (config.steps, config.patience);
-        phases.push(Phase { learns: Learns::Outputs, targets, steps, patience });
+        phases.push(Phase::recorded(Learns::Outputs { targets }, config.steps, config.patience));
     }
     if phases.is_empty() { Err(ProgressiveError::Nothing.into()) } else { Ok(phases) }
 }
@@ -89,7 +88,11 @@ mod tests {
             ["checkpoint.young", "relu1", "checkpoint.older"].map(str::to_owned).to_vec();
         let config = ProgressiveConfig { steps: 5, patience: 0 };
         let phases = progressive(&config, &signals, 2, &examples, &Device::Cpu).unwrap();
-        let targets: Vec<_> = phases.iter().map(|phase| phase.targets.to_vec2::<f32>().unwrap()).collect();
+        let targets = phases.iter().map(|phase| match &phase.learns {
+            Learns::Outputs { targets } => targets.to_vec2::<f32>().unwrap(),
+            other => panic!("{other:?}"),
+        });
+        let targets: Vec<_> = targets.collect();
         assert_eq!(targets, [[vec![1.0, 0.0], vec![2.0, 0.0]], [vec![0.0, 1.0], vec![0.0, 2.0]]]);
         let refused = |signals: &[String], classes| {
             progressive(&config, signals, classes, &examples, &Device::Cpu).unwrap_err().to_string()

@@ -1,6 +1,7 @@
 //! A run file is read or refused by name, and a run leaves the pinned folder.
 
 use super::*;
+use crate::augment::Augment;
 use crate::example::{Input, argmax};
 use crate::loss::CkdLoss;
 use std::sync::Arc;
@@ -242,7 +243,7 @@ fn images_and_their_augmentation_are_read_as_the_run_file_has_them() {
     let config = parse(&image).unwrap();
     assert_eq!(config.data.source, Source::Idx);
     assert_eq!(config.data.test, TestPart::Path("t10k-images-idx3-ubyte.gz".into()));
-    assert_eq!(config.train.augment, Some(crate::train::Augment { crop: 2, flip: true }));
+    assert_eq!(config.train.augment, Some(Augment { crop: 2, flip: true, ..Augment::default() }));
     assert_eq!(RunConfig::parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
     let refused = |overrides: &[&str]| parse(overrides).unwrap_err().to_string();
     assert_eq!(

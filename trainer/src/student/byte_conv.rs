@@ -245,7 +245,11 @@ impl Student for ByteConv {
     }
 
     fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        self.output.forward(&self.hidden(inputs, 0, mode)?)
+        self.output.forward(&self.features(inputs, mode)?)
+    }
+
+    fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.hidden(inputs, 0, mode)
     }
 
     /// One: its views side by side.

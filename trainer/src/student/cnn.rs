@@ -2,7 +2,7 @@
 //!
 //! It must not know how it is trained. Invariant: the walk is the network, for training, inference and export alike.
 
-use candle_core::{Device, Result, Var};
+use candle_core::{Device, Result};
 use serde::{Deserialize, Serialize};
 
 use super::image::Network;
@@ -145,13 +145,16 @@ impl Cnn {
 }
 
 impl Network for Cnn {
-    fn walk<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value> {
+    fn features<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value> {
         let mut hidden = self.hidden(layers, images, self.depth() - 1)?;
         if self.pool > 1 {
             hidden = layers.max_pool(&hidden, self.pool)?;
         }
-        let rows = layers.rows(&hidden)?;
-        layers.linear(&rows, &self.output)
+        layers.rows(&hidden)
+    }
+
+    fn output(&self) -> &Linear {
+        &self.output
     }
 
     fn depth(&self) -> usize {
@@ -169,9 +172,5 @@ impl Network for Cnn {
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
-    }
-
-    fn output_bias(&self) -> &Var {
-        &self.output.bias
     }
 }

@@ -6,23 +6,28 @@
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::layers::{Forward, Layers};
-use super::parameters::Parameters;
+use super::parameters::{Linear, Parameters};
 use super::{Inputs, Mode, Student, vectors};
 use crate::example::Example;
 use crate::ops::to_images;
 
 /// A network that is written down once as a walk.
 pub(crate) trait Network {
+    /// Images to what the last linear layer sees, a row an image.
+    fn features<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value>;
+    /// The last linear layer.
+    fn output(&self) -> &Linear;
     /// Images to logits.
-    fn walk<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value>;
+    fn walk<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value> {
+        let rows = self.features(layers, images)?;
+        layers.linear(&rows, self.output())
+    }
     /// How many hidden layers it has: stages or blocks.
     fn depth(&self) -> usize;
     /// Images to what hidden layer `layer` gives.
     fn hidden<L: Layers>(&self, layers: &mut L, images: L::Value, layer: usize) -> Result<L::Value>;
     /// The variables and buffers.
     fn parameters(&self) -> &Parameters;
-    /// The bias that is added to the logits.
-    fn output_bias(&self) -> &Var;
 }
 
 /// A network and the shape of its images.
@@ -58,6 +63,10 @@ impl<N: Network> Student for ImageStudent<N> {
         self.network.walk(&mut Forward { mode }, to_images(&inputs.0[0], self.image)?)
     }
 
+    fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.network.features(&mut Forward { mode }, to_images(&inputs.0[0], self.image)?)
+    }
+
     fn depth(&self) -> usize {
         self.network.depth()
     }
@@ -73,7 +82,7 @@ impl<N: Network> Student for ImageStudent<N> {
     }
 
     fn output_bias(&self) -> &Var {
-        self.network.output_bias()
+        &self.network.output().bias
     }
 
     fn mixable(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::ops::{self, Activation, Statistics};
 /// Keeps the division of a normalisation from zero, as in PyTorch.
 pub(crate) const EPSILON: f64 = 1e-5;
 /// The share of a batch in the running statistics, as in PyTorch.
-const MOMENTUM: f64 = 0.1;
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// A 2-d convolution without bias.
 #[derive(Debug, Clone)]

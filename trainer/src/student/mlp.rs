@@ -46,10 +46,13 @@ impl Student for Mlp {
     }
 
     fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        let output = &self.layers[self.depth()];
+        self.layers[self.depth()].forward(&self.features(inputs, mode)?)
+    }
+
+    fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         match self.depth().checked_sub(1) {
-            Some(last) => output.forward(&self.hidden(inputs, last, mode)?),
-            None => output.forward(&inputs.0[0]),
+            Some(last) => self.hidden(inputs, last, mode),
+            None => Ok(inputs.0[0].clone()),
         }
     }
 

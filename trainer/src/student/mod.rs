@@ -22,7 +22,7 @@ pub(crate) use byte_conv::{ByteConv, FACTOR, FLOOR, MODULUS, SCALE, SHAPE_ORDERS
 pub(crate) use cnn::Cnn;
 pub use cnn::{CnnConfig, Stage};
 pub(crate) use image::{ImageStudent, Network};
-pub(crate) use layers::{BatchNorm, Convolution, EPSILON, Layers};
+pub(crate) use layers::{BatchNorm, Convolution, EPSILON, Layers, MOMENTUM};
 pub(crate) use mlp::Mlp;
 pub(crate) use parameters::{Linear, Parameters};
 pub(crate) use resnet::Resnet;
@@ -214,6 +214,16 @@ impl Inputs {
         self.0.iter().map(|view| view.narrow(0, start, count)).collect::<Result<_>>().map(Self)
     }
 
+    /// These, and below them `others`.
+    pub(crate) fn and(&self, others: &Self) -> Result<Self> {
+        self.0
+            .iter()
+            .zip(&others.0)
+            .map(|(one, two)| Tensor::cat(&[one, two], 0))
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
     /// `lambda` of these plus `1 - lambda` of `other`, value by value.
     pub(crate) fn mix(&self, other: &Self, lambda: f64) -> Result<Self> {
         let pairs = self.0.iter().zip(&other.0);
@@ -248,6 +258,8 @@ pub(crate) trait Student {
     fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs>;
     /// Inputs to logits `[n, C]`.
     fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor>;
+    /// Inputs to what its last linear layer sees: `[n, m]`.
+    fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor>;
     /// How many hidden layers it has.
     fn depth(&self) -> usize;
     /// Inputs to hidden layer `layer` below [`Student::depth`]: `[n, m]`.
@@ -302,6 +314,10 @@ impl Student for Built {
 
     fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         self.inner().forward(inputs, mode)
+    }
+
+    fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.inner().features(inputs, mode)
     }
 
     fn depth(&self) -> usize {

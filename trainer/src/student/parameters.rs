@@ -64,6 +64,11 @@ impl Parameters {
         &self.all
     }
 
+    /// The buffers in the order in which they were added.
+    pub(crate) fn buffers(&self) -> &[(String, Var)] {
+        &self.buffers
+    }
+
     /// All that is kept of a student: the variables, then the buffers.
     pub(crate) fn kept(&self) -> impl Iterator<Item = &(String, Var)> {
         self.all.iter().chain(&self.buffers)

@@ -4,7 +4,7 @@
 //! Zagoruyko and Komodakis, "Wide Residual Networks", arXiv 1605.07146; the widths of `resnet8x4` are those of Tian et
 //! al., arXiv 1910.10699. It must not know how it is trained. Invariant: the walk is the network.
 
-use candle_core::{Device, Result, Var};
+use candle_core::{Device, Result};
 use serde::{Deserialize, Serialize};
 
 use super::image::Network;
@@ -138,13 +138,16 @@ impl Resnet {
 }
 
 impl Network for Resnet {
-    fn walk<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value> {
+    fn features<L: Layers>(&self, layers: &mut L, images: L::Value) -> Result<L::Value> {
         let mut hidden = self.hidden(layers, images, self.depth() - 1)?;
         if self.model.normalizes_first() {
             hidden = layers.normalize(&hidden, &self.norm, Activation::Relu)?;
         }
-        let rows = layers.mean_pool(&hidden)?;
-        layers.linear(&rows, &self.output)
+        layers.mean_pool(&hidden)
+    }
+
+    fn output(&self) -> &Linear {
+        &self.output
     }
 
     fn depth(&self) -> usize {
@@ -165,10 +168,6 @@ impl Network for Resnet {
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
-    }
-
-    fn output_bias(&self) -> &Var {
-        &self.output.bias
     }
 }
 

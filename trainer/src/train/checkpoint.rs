@@ -29,7 +29,9 @@ pub(crate) struct State {
     pub(crate) head: Vec<Vec<f32>>,
     /// The optimizer's, of the student's variables and then the head's.
     pub(crate) slots: Vec<Slot>,
-    /// The same at the best validation so far.
+    /// The running average of the variables, where the run keeps one.
+    pub(crate) average: Option<Vec<Vec<f32>>>,
+    /// The values at the best validation so far.
     pub(crate) best: Option<Vec<Vec<f32>>>,
 }
 
@@ -53,14 +55,17 @@ pub(crate) struct About {
     /// Where augmentation's random numbers stand.
     #[serde(default = "start")]
     pub(crate) augmenting: String,
+    /// Where the order of the proxy's labels stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pool: Option<Place>,
     /// The bits of the best validation loss; text would round it.
     pub(crate) best_bits: Option<u32>,
     pub(crate) stale: usize,
     pub(crate) rows: Vec<MetricRow>,
 }
 
-/// Where random numbers begin: what checkpoints say that are older than augmentation.
-fn start() -> String {
+/// Where random numbers begin: what checkpoints say that are older than what draws them.
+pub(super) fn start() -> String {
     "0".to_owned()
 }
 
@@ -84,6 +89,7 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<(), TrainError> {
         add("momentum", at, &slot.momentum);
         add("square", at, &slot.square);
     }
+    state.average.iter().flatten().enumerate().for_each(|(at, values)| add("average", at, values));
     state.best.iter().flatten().enumerate().for_each(|(at, values)| add("best", at, values));
     let bytes = pack(&tensors, HashMap::from([(STATE.to_owned(), about)]))
         .map_err(|reason| TrainError::Checkpoint { path: path.to_owned(), reason })?;
@@ -137,11 +143,13 @@ pub(crate) fn load(path: &Path, digest: &str) -> Result<Option<State>, TrainErro
             .collect()
     };
     let slots = read("momentum").into_iter().zip(read("square"));
+    let average = Some(read("average")).filter(|average| !average.is_empty());
     let best = about.best_bits.map(|_| read("best"));
     Ok(Some(State {
         values: read("values"),
         head: read("head"),
         slots: slots.map(|(momentum, square)| Slot { momentum, square }).collect(),
+        average,
         best,
         about,
     }))

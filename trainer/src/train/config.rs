@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Augment, TrainError};
+use super::TrainError;
+use crate::augment::Augment;
 use crate::optimizer::{Rule, Schedule, Settings};
 
 /// The `[train]` table of a run file.
@@ -35,6 +36,10 @@ pub struct TrainConfig {
     /// How images are changed before each step; the answer stays the one to the image itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augment: Option<Augment>,
+    /// The share of the past in a running average of the variables, by which the student is judged and kept; none: its last
+    /// values. The running statistics of batch normalisation are taken anew for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Steps between two looks at the validation part.
     pub evaluate_every: usize,
     /// Looks without progress before a seed stops; 0 never stops.
@@ -63,6 +68,7 @@ impl Default for TrainConfig {
             nesterov: false,
             clip: None,
             augment: None,
+            ema: None,
             evaluate_every: 100,
             patience: 0,
             until: None,
@@ -118,6 +124,8 @@ impl TrainConfig {
         check("clip", self.clip.is_none_or(|clip| clip > 0.0), format!("{:?}", self.clip), "above 0")?;
         let fine = self.until.is_none_or(|until| until > 0.0 && until <= 1.0);
         check("until", fine, format!("{:?}", self.until), "above 0, at most 1")?;
+        let fine = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
+        check("ema", fine, format!("{:?}", self.ema), "0 to below 1")?;
         check("evaluate_every", self.evaluate_every > 0, self.evaluate_every.to_string(), "1 or more")?;
         let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
         let fine = !self.seeds.is_empty() && distinct == self.seeds.len();

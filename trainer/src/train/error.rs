@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
+use crate::augment::AugmentError;
 use crate::example::SplitError;
 use crate::loss::LossError;
-use crate::method::{CurriculumError, PlanError, ProgressiveError};
+use crate::method::{CurriculumError, PlanError, ProgressiveError, ProxyError, WarmUpError};
 use crate::student::StudentError;
 
 /// Why a student was not trained.
@@ -24,6 +25,15 @@ pub enum TrainError {
     /// The checkpoints cannot be followed.
     #[error(transparent)]
     Progressive(#[from] ProgressiveError),
+    /// There is no warm-up.
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
+    /// There is no proxy teacher.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// Images that cannot be changed so.
+    #[error(transparent)]
+    Changes(#[from] AugmentError),
     /// The student cannot be used.
     #[error(transparent)]
     Student(#[from] StudentError),
@@ -96,6 +106,7 @@ impl From<PlanError> for TrainError {
         match error {
             PlanError::Curriculum(error) => error.into(),
             PlanError::Progressive(error) => error.into(),
+            PlanError::WarmUp(error) => error.into(),
             PlanError::Tensor(error) => error.into(),
         }
     }

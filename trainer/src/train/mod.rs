@@ -4,7 +4,7 @@
 //! give the same bits; twenty steps, a stop and twenty more give what forty give; the validation part decides when to
 //! stop and which step is kept, and the test part is never looked at.
 
-mod augment;
+mod average;
 mod checkpoint;
 mod config;
 mod error;
@@ -24,15 +24,15 @@ use serde::{Deserialize, Serialize};
 use crate::compare::Comparison;
 use crate::example::argmax;
 use crate::loss::{Batch, cross_entropy, kd, total};
-use crate::method::{Mixup, fix_offset};
+use crate::method::{Mixup, centred, fix_offset};
 use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
+use average::Average;
 use checkpoint::{About, State};
 use sampler::{Sampler, stream};
 use stage::Stage;
-use task::Part;
+use task::{Part, Pool};
 
-pub use augment::Augment;
 pub(crate) use checkpoint::replace;
 pub use config::{TrainConfig, parse_seeds};
 pub use error::TrainError;
@@ -101,16 +101,27 @@ pub(crate) enum Ended {
 /// Where a seed's state is kept: a folder, and the name of the run within it.
 pub(crate) type Kept<'a> = Option<(&'a Path, &'a str)>;
 
-/// Trains one seed to its end, or to the interrupt.
+/// Trains one seed to its end, or to the interrupt; where there is a proxy teacher, that one first.
 pub(crate) fn train(
-    task: &Task<'_>,
+    task: &Task,
     seed: u64,
     kept: Kept<'_>,
     control: &Control<'_>,
 ) -> Result<Ended, TrainError> {
-    let config = task.config;
+    let config = &task.config;
     let file = kept.map(|(folder, name)| checkpoint::path(folder, name, seed));
-    let mut run = Run::start(task, seed)?;
+    let labels = match (&task.proxy, &task.pool) {
+        (Some(proxy), Some(pool)) => {
+            let name = kept.map(|(_, name)| format!("{name}-proxy")).unwrap_or_default();
+            let kept = kept.map(|(folder, _)| (folder, name.as_str()));
+            match train(proxy, seed, kept, control)? {
+                Ended::Finished(proxy) => Some(labels(&proxy.student, pool)?),
+                interrupted @ Ended::Interrupted { .. } => return Ok(interrupted),
+            }
+        }
+        _ => None,
+    };
+    let mut run = Run::start(task, seed, labels)?;
     if let (Some(file), true) = (&file, control.resume)
         && let Some(state) = checkpoint::load(file, &task.digest())?
     {
@@ -144,6 +155,11 @@ pub(crate) fn train(
     run.finish().map(|trained| Ended::Finished(Box::new(trained)))
 }
 
+/// What a trained proxy says of a pool: logits `[M, C]`, each row less its mean.
+fn labels(proxy: &Built, pool: &Pool) -> candle_core::Result<Tensor> {
+    centred(&answers(proxy, &pool.inputs, pool.count)?)
+}
+
 const EMPTY: MetricRow = MetricRow {
     seed: 0,
     step: 0,
@@ -156,7 +172,7 @@ const EMPTY: MetricRow = MetricRow {
 
 /// A seed between two steps.
 struct Run<'a> {
-    task: &'a Task<'a>,
+    task: &'a Task,
     seed: u64,
     student: Built,
     optimizer: Optimizer,
@@ -164,6 +180,9 @@ struct Run<'a> {
     sampler: Sampler,
     mixing: ChaCha8Rng,
     augmenting: ChaCha8Rng,
+    /// What the proxy says of the pool, and the order in which it is learnt.
+    labels: Option<(Tensor, Sampler)>,
+    average: Option<Average>,
     /// The phase of the curriculum that is learnt now; none once the losses are.
     stage: Option<Stage>,
     /// Steps of the curriculum's phases so far.
@@ -177,16 +196,19 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(task: &'a Task<'a>, seed: u64) -> Result<Self, TrainError> {
+    fn start(task: &'a Task, seed: u64, labels: Option<Tensor>) -> Result<Self, TrainError> {
         let student = task.build(seed)?;
         let vars = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
         let comparisons = task.comparisons(&mut stream(seed, 1));
         let count = comparisons.as_ref().map_or(task.train.count, Vec::len);
+        let labels = labels.zip(task.pool.as_ref());
         Ok(Self {
             optimizer: Optimizer::new(task.config.settings(), vars),
             sampler: Sampler::new(count, stream(seed, 2)),
             mixing: stream(seed, 3),
             augmenting: stream(seed, 4),
+            labels: labels.map(|(labels, pool)| (labels, Sampler::new(pool.count, stream(seed, 5)))),
+            average: task.config.ema.map(Average::new),
             stage: Stage::start(task, seed, 0, &student)?,
             before: 0,
             task,
@@ -221,6 +243,9 @@ impl<'a> Run<'a> {
         let lr = self.task.config.settings().lr_at(self.step) as f32;
         let norm = self.optimizer.step(gradients)? as f32;
         self.step += 1;
+        if let Some(average) = &mut self.average {
+            average.follow(&self.student)?;
+        }
         Ok((lr, norm))
     }
 
@@ -244,7 +269,26 @@ impl<'a> Run<'a> {
             Some(all) => self.compared(&drawn, all)?,
         };
         let inputs = self.augmented(inputs)?;
-        total(losses, &self.student.forward(&inputs, Mode::Training)?, &batch)
+        let Some((others, theirs)) = self.proxied()? else {
+            return total(losses, &self.student.forward(&inputs, Mode::Training)?, &batch);
+        };
+        // One pass, so that batches are normalised over both.
+        let (own, more) = (batch.labels.dim(0)?, theirs.labels.dim(0)?);
+        let logits = self.student.forward(&inputs.and(&others)?, Mode::Training)?;
+        let weight = self.task.method.proxy.as_ref().map_or(1.0, |proxy| proxy.weight);
+        let pooled = (total(losses, &logits.narrow(0, own, more)?, &theirs)? * weight)?;
+        total(losses, &logits.narrow(0, 0, own)?, &batch)? + pooled
+    }
+
+    /// The next inputs of the pool with the proxy's labels.
+    fn proxied(&mut self) -> candle_core::Result<Option<(Inputs, Batch)>> {
+        let Some(((labels, sampler), proxy)) = self.labels.as_mut().zip(self.task.method.proxy.as_ref())
+        else {
+            return Ok(None);
+        };
+        let drawn = sampler.draw(proxy.batch);
+        let (inputs, batch) = self.task.proxied(&drawn, labels)?;
+        Ok(Some((self.augmented(inputs)?, batch)))
     }
 
     /// The inputs of a batch, changed where the run asks for it.
@@ -282,8 +326,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         if let Some(validation) = &self.task.validation {
-            let bias = self.student.output_bias().copy()?;
-            self.put_offset_back()?;
+            let before = values(&self.student)?;
+            self.settle()?;
             let (loss, agreement) = validate(&self.student, validation)?;
             (row.validation_loss, row.validation_agreement) = (Some(loss), Some(agreement));
             if self.best.as_ref().is_none_or(|(best, _)| loss < *best) {
@@ -295,14 +339,18 @@ impl<'a> Run<'a> {
             let patience = self.task.config.patience;
             let reached = self.task.config.until.is_some_and(|until| f64::from(agreement) >= until);
             self.stopped = reached || (patience > 0 && self.stale >= patience);
-            // The fix is for looking: training goes on from where it was, however often it is looked at.
-            self.student.output_bias().set(&bias)?;
+            // Looking changes nothing: training goes on from where it was, however often it is looked at.
+            set_values(&self.student, &before)?;
         }
         self.rows.push(row);
         Ok(())
     }
 
-    fn put_offset_back(&self) -> Result<(), TrainError> {
+    /// Makes the student what it would be if this were its last step: the average, its offset put back.
+    fn settle(&self) -> Result<(), TrainError> {
+        if let Some(average) = &self.average {
+            average.put(&self.student, self.task)?;
+        }
         if let (true, Some(teacher)) = (self.task.method.fixes_offset(), &self.task.train.teacher) {
             fix_offset(&self.student, &self.task.train.inputs, teacher)?;
         }
@@ -312,7 +360,7 @@ impl<'a> Run<'a> {
     fn finish(self) -> Result<Trained, TrainError> {
         match &self.best {
             Some((_, best)) => set_values(&self.student, best)?,
-            None => self.put_offset_back()?,
+            None => self.settle()?,
         }
         Ok(Trained { student: self.student, rows: self.rows })
     }
@@ -327,6 +375,7 @@ impl<'a> Run<'a> {
                 sampler: self.sampler.place(),
                 mixing: self.mixing.get_word_pos().to_string(),
                 augmenting: self.augmenting.get_word_pos().to_string(),
+                pool: self.labels.as_ref().map(|(_, sampler)| sampler.place()),
                 before: self.before,
                 stage: self.stage.as_ref().map(Stage::place),
                 best_bits: self.best.as_ref().map(|(loss, _)| loss.to_bits()),
@@ -336,6 +385,7 @@ impl<'a> Run<'a> {
             values: values(&self.student)?,
             head: self.stage.as_ref().map_or_else(|| Ok(vec![]), Stage::head)?,
             slots: self.stage.as_ref().map_or(&self.optimizer, Stage::optimizer).state().1.to_vec(),
+            average: self.average.as_ref().and_then(|average| average.values.clone()),
             best: self.best.as_ref().map(|(_, values)| values.clone()),
         })
     }
@@ -349,6 +399,7 @@ impl<'a> Run<'a> {
             sampler,
             mixing,
             augmenting,
+            pool,
             before,
             stage,
             best_bits,
@@ -377,6 +428,12 @@ impl<'a> Run<'a> {
         self.sampler.go_to(&sampler)?;
         self.mixing.set_word_pos(mixing.parse().ok()?);
         self.augmenting.set_word_pos(augmenting.parse().ok()?);
+        if let Some((_, sampler)) = &mut self.labels {
+            sampler.go_to(&pool?)?;
+        }
+        if let Some(average) = &mut self.average {
+            average.values = state.average;
+        }
         self.best = best_bits.map(f32::from_bits).zip(state.best);
         (self.step, self.stopped, self.stale, self.rows) = (step, stopped, stale, rows);
         Some(())
@@ -399,10 +456,10 @@ fn set_values(student: &Built, values: &[Vec<f32>]) -> candle_core::Result<()> {
 /// Examples that are looked at together; more would keep every hidden value of all of them.
 const LOOK: usize = 1024;
 
-/// The logits of a part, as an answer gives them.
-fn answers(student: &Built, part: &Part) -> candle_core::Result<Tensor> {
-    let chunks = (0..part.count).step_by(LOOK).map(|start| {
-        let inputs = part.inputs.narrow(start, LOOK.min(part.count - start))?;
+/// The logits of `count` inputs, as an answer gives them.
+fn answers(student: &Built, inputs: &Inputs, count: usize) -> candle_core::Result<Tensor> {
+    let chunks = (0..count).step_by(LOOK).map(|start| {
+        let inputs = inputs.narrow(start, LOOK.min(count - start))?;
         Ok(student.forward(&inputs, Mode::Inference)?.detach())
     });
     let chunks = chunks.collect::<candle_core::Result<Vec<_>>>()?;
@@ -411,7 +468,7 @@ fn answers(student: &Built, part: &Part) -> candle_core::Result<Tensor> {
 
 /// The loss on the teacher's answers, and the agreement with its labels.
 fn validate(student: &Built, part: &Part) -> candle_core::Result<(f32, f32)> {
-    let logits = answers(student, part)?;
+    let logits = answers(student, &part.inputs, part.count)?;
     let loss = match &part.teacher {
         Some(teacher) => kd(&logits, teacher, 1.0)?,
         None => cross_entropy(&logits, &part.labels)?,

@@ -1,20 +1,25 @@
 //! A phase of a curriculum between two steps: its head, its optimizer, its place, and when it is over.
 //!
-//! It must not know losses or validation. Invariants: a phase sees the training answers alone; the student keeps what it
-//! learnt and the head is gone with its phase; `place`, `head` and the optimizer's state are all that a phase is made of.
+//! It must not know losses or validation. Invariants: of answers a phase sees those of the training part alone; the student
+//! keeps what it learnt and the head is gone with its phase; `place`, `head` and the optimizer's state are all that a phase is made of.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::start;
 use super::sampler::{Place, Sampler, stream};
 use super::task::Task;
-use crate::method::{Head, Learns};
+use crate::method::Head;
 use crate::optimizer::{Optimizer, Schedule, Settings, Slot};
-use crate::student::{Built, Mode, Student};
+use crate::student::{Built, Inputs, Student};
 
 /// The first of the random streams of phases: two for each.
 const STREAMS: u64 = 16;
+
+/// The first of the random streams of views: one for each phase.
+const VIEWS: u64 = 1 << 32;
 
 /// A phase that is under way.
 pub(crate) struct Stage {
@@ -24,6 +29,7 @@ pub(crate) struct Stage {
     settings: Settings,
     optimizer: Optimizer,
     sampler: Sampler,
+    views: ChaCha8Rng,
     /// The sum of the losses since the last look.
     sum: f64,
     best: Option<f64>,
@@ -37,6 +43,9 @@ pub(crate) struct StagePlace {
     phase: usize,
     taken: usize,
     sampler: Place,
+    /// Where the random numbers of views stand.
+    #[serde(default = "start")]
+    views: String,
     sum_bits: u64,
     best_bits: Option<u64>,
     stale: usize,
@@ -44,30 +53,29 @@ pub(crate) struct StagePlace {
 
 impl Stage {
     /// The first step of a phase; none where there is no such phase.
-    pub(crate) fn start(task: &Task<'_>, seed: u64, phase: usize, student: &Built) -> Result<Option<Self>> {
+    pub(crate) fn start(task: &Task, seed: u64, phase: usize, student: &Built) -> Result<Option<Self>> {
         let Some(learnt) = task.phases.get(phase) else { return Ok(None) };
         let streams = STREAMS + 2 * phase as u64;
         let mut vars: Vec<_> = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
-        let head = match learnt.learns {
-            Learns::Outputs | Learns::Layer { head: false, .. } => None,
-            Learns::Layer { layer, head: true } => {
-                let sample = task.train.inputs.select(&Tensor::new(&[0u32], &task.device)?)?;
-                let width = student.hidden(&sample, layer, Mode::Inference)?.dim(1)?;
-                let outputs = learnt.targets.dim(1)?;
-                Some(Head::new(width, outputs, &mut stream(seed, streams), &task.device)?)
-            }
+        let sample = task.train.inputs.narrow(0, 1)?;
+        let head = match learnt.head(student, &sample)? {
+            None => None,
+            Some(widths) => Some(Head::new(&widths, &mut stream(seed, streams), &task.device)?),
         };
         vars.extend(head.iter().flat_map(Head::vars));
         // Each phase begins anew, at the full rate: the schedule is that of the steps on the losses.
-        let settings =
-            Settings { schedule: Schedule::Constant, steps: learnt.steps, ..task.config.settings() };
+        let settings = task.config.settings();
+        let lr = learnt.lr.unwrap_or(settings.lr);
+        let settings = Settings { schedule: Schedule::Constant, steps: learnt.steps, lr, ..settings };
+        let count = if learnt.sees_everything() { task.everything() } else { task.train.count };
         Ok(Some(Self {
             phase,
             taken: 0,
             head,
             settings,
             optimizer: Optimizer::new(settings, vars),
-            sampler: Sampler::new(task.train.count, stream(seed, streams + 1)),
+            sampler: Sampler::new(count, stream(seed, streams + 1)),
+            views: stream(seed, VIEWS + phase as u64),
             sum: 0.0,
             best: None,
             stale: 0,
@@ -76,7 +84,7 @@ impl Stage {
 
     /// Goes on from a saved state; none if it is not one of this run.
     pub(crate) fn restore(
-        task: &Task<'_>,
+        task: &Task,
         seed: u64,
         place: &StagePlace,
         student: &Built,
@@ -92,6 +100,7 @@ impl Stage {
         }
         stage.optimizer.restore(place.taken, slots.to_vec());
         stage.sampler.go_to(&place.sampler)?;
+        stage.views.set_word_pos(place.views.parse().ok()?);
         stage.sum = f64::from_bits(place.sum_bits);
         stage.best = place.best_bits.map(f64::from_bits);
         (stage.taken, stage.stale) = (place.taken, place.stale);
@@ -104,17 +113,23 @@ impl Stage {
     }
 
     /// The most steps until the last phase ends.
-    pub(crate) fn left(&self, task: &Task<'_>) -> usize {
+    pub(crate) fn left(&self, task: &Task) -> usize {
         let behind = task.phases[self.phase..].iter().map(|phase| phase.steps).sum::<usize>();
         behind - self.taken
     }
 
     /// The loss of the next batch.
-    pub(crate) fn loss(&mut self, task: &Task<'_>, student: &Built) -> Result<Tensor> {
-        let drawn = Tensor::new(self.sampler.draw(task.config.batch), &task.device)?;
+    pub(crate) fn loss(&mut self, task: &Task, student: &Built) -> Result<Tensor> {
         let phase = &task.phases[self.phase];
-        let (inputs, targets) = (task.train.inputs.select(&drawn)?, phase.targets.index_select(&drawn, 0)?);
-        phase.loss(student, &inputs, self.head.as_ref(), &targets)
+        let drawn = self.sampler.draw(phase.batch.unwrap_or(task.config.batch));
+        let rows = Tensor::new(&drawn[..], &task.device)?;
+        let inputs =
+            if phase.sees_everything() { task.any(&drawn)? } else { task.train.inputs.select(&rows)? };
+        let view = |inputs: &Inputs| match (&phase.views, task.student.image()) {
+            (Some(views), Some(image)) => views.apply(inputs.clone(), image, &mut self.views),
+            _ => Ok(inputs.clone()),
+        };
+        phase.loss(student, self.head.as_ref(), &rows, &inputs, view)
     }
 
     /// Steps along the gradients; the rate, and the norm of all gradients.
@@ -126,7 +141,7 @@ impl Stage {
     }
 
     /// Whether the step that had this loss was its last.
-    pub(crate) fn is_over(&mut self, task: &Task<'_>, loss: f32) -> bool {
+    pub(crate) fn is_over(&mut self, task: &Task, loss: f32) -> bool {
         self.sum += f64::from(loss);
         let patience = task.phases[self.phase].patience;
         if patience > 0 && self.taken.is_multiple_of(task.config.evaluate_every) {
@@ -146,6 +161,7 @@ impl Stage {
             phase: self.phase,
             taken: self.taken,
             sampler: self.sampler.place(),
+            views: self.views.get_word_pos().to_string(),
             sum_bits: self.sum.to_bits(),
             best_bits: self.best.map(f64::to_bits),
             stale: self.stale,

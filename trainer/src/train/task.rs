@@ -10,19 +10,23 @@ use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{Batch, LossConfig, LossError, check_losses};
-use crate::method::{MethodConfig, Mixup, Phase, PlanError, extraction, progressive};
+use crate::method::{MethodConfig, Mixup, Phase, PlanError, extraction, progressive, warm_up};
 use crate::student::{Built, Inputs, Mode, Student, StudentConfig};
 
 /// A split, a student and a method, ready for any number of seeds.
-pub(crate) struct Task<'a> {
-    pub(crate) student: &'a StudentConfig,
-    pub(crate) method: &'a MethodConfig,
-    pub(crate) config: &'a TrainConfig,
+pub(crate) struct Task {
+    pub(crate) student: StudentConfig,
+    pub(crate) method: MethodConfig,
+    pub(crate) config: TrainConfig,
     pub(crate) device: Device,
     pub(crate) train: Part,
     pub(crate) validation: Option<Part>,
-    /// What is learnt of the teacher's hidden layers before the losses.
+    /// The inputs that nobody asked about, where the method wants them.
+    pub(crate) pool: Option<Pool>,
+    /// What is learnt before the losses.
     pub(crate) phases: Vec<Phase>,
+    /// The proxy teacher, which is trained on the same answers first.
+    pub(crate) proxy: Option<Box<Task>>,
     classes: usize,
     sample: Input,
     digests: (String, String),
@@ -37,15 +41,32 @@ pub(crate) struct Part {
     truth: Option<Tensor>,
 }
 
-impl<'a> Task<'a> {
+/// Inputs without answers.
+pub(crate) struct Pool {
+    pub(crate) inputs: Inputs,
+    pub(crate) count: usize,
+}
+
+impl Task {
     /// Checks everything and makes the tensors.
     pub(crate) fn new(
         split: &Split,
-        student: &'a StudentConfig,
-        method: &'a MethodConfig,
-        config: &'a TrainConfig,
+        student: &StudentConfig,
+        method: &MethodConfig,
+        config: &TrainConfig,
     ) -> Result<Self, TrainError> {
         split.check()?;
+        Self::checked(split, digests(split), student, method, config)
+    }
+
+    /// As [`Task::new`], for a split that was checked.
+    fn checked(
+        split: &Split,
+        digests: (String, String),
+        student: &StudentConfig,
+        method: &MethodConfig,
+        config: &TrainConfig,
+    ) -> Result<Self, TrainError> {
         config.check()?;
         let gives = split.gives().ok_or(LossError::None)?;
         check_losses(&method.losses, gives)?;
@@ -63,22 +84,45 @@ impl<'a> Task<'a> {
         if method.mixup && (!built.mixable() || method.losses.iter().any(|loss| loss.tuples().is_some())) {
             return Err(TrainError::Mixup { student: student.name() });
         }
-        let phases = plan(split, &built, student.name(), method, &device)?;
+        let phases = plan(split, &built, student, method, &device)?;
         if config.augment.is_some() && student.image().is_none() {
             return Err(TrainError::Augment { student: student.name() });
         }
-        if let (Some(augment), Some([_, height, width])) = (&config.augment, student.image()) {
-            augment.check(height.min(width))?;
+        if let (Some(augment), Some(image)) = (&config.augment, student.image()) {
+            augment.check(image, "train.augment")?;
         }
+        let proxy = match &method.proxy {
+            None => None,
+            Some(proxy) => {
+                proxy.check(method, split.pool.len())?;
+                let own = TrainConfig {
+                    steps: proxy.steps.unwrap_or(config.steps),
+                    lr: proxy.lr.unwrap_or(config.lr),
+                    // The proxy answers as it is after its last step.
+                    ema: None,
+                    ..config.clone()
+                };
+                let method = proxy.method(method);
+                Some(Box::new(Self::checked(split, digests.clone(), &proxy.student, &method, &own)?))
+            }
+        };
+        let pool = if method.wants_pool() && !split.pool.is_empty() {
+            let examples: Vec<&Example> = split.pool.iter().collect();
+            Some(Pool { inputs: built.inputs(&examples, &device)?, count: examples.len() })
+        } else {
+            None
+        };
         let part = |examples: &[Example]| Part::new(&built, examples, &device);
         Ok(Self {
             train: part(&split.train)?,
             validation: if split.validation.is_empty() { None } else { Some(part(&split.validation)?) },
+            pool,
             phases,
-            digests: digests(split),
-            student,
-            method,
-            config,
+            proxy,
+            digests,
+            student: student.clone(),
+            method: method.clone(),
+            config: config.clone(),
             device,
             classes,
             sample,
@@ -125,6 +169,32 @@ impl<'a> Task<'a> {
         Ok((self.train.inputs.select(&rows)?, batch))
     }
 
+    /// How many inputs there are to learn from without answers: the training examples, then the pool.
+    pub(crate) fn everything(&self) -> usize {
+        self.train.count + self.pool.as_ref().map_or(0, |pool| pool.count)
+    }
+
+    /// The inputs at `rows` of everything; those of the training examples come first.
+    pub(crate) fn any(&self, rows: &[u32]) -> candle_core::Result<Inputs> {
+        let own = self.train.count as u32;
+        let (asked, not): (Vec<u32>, Vec<u32>) = rows.iter().partition(|row| **row < own);
+        let asked = || self.train.inputs.select(&Tensor::new(&asked[..], &self.device)?);
+        let Some(pool) = self.pool.as_ref().filter(|_| !not.is_empty()) else { return asked() };
+        let not: Vec<u32> = not.iter().map(|row| row - own).collect();
+        let others = pool.inputs.select(&Tensor::new(&not[..], &self.device)?)?;
+        if not.len() == rows.len() { Ok(others) } else { asked()?.and(&others) }
+    }
+
+    /// Inputs of the pool at `rows`, with what the proxy says of them: logits `[M, C]`.
+    pub(crate) fn proxied(&self, rows: &[u32], logits: &Tensor) -> candle_core::Result<(Inputs, Batch)> {
+        let Some(pool) = &self.pool else { candle_core::bail!("a proxy labels a pool, and there is none") };
+        let rows = Tensor::new(rows, &self.device)?;
+        let logits = logits.index_select(&rows, 0)?;
+        let labels = logits.argmax(1)?;
+        let batch = Batch { teacher: Some(logits), labels, truth: None, weights: None };
+        Ok((pool.inputs.select(&rows)?, batch))
+    }
+
     /// Mixed inputs, with the targets of both sides.
     pub(crate) fn mixed(&self, rows: &[u32], mixup: &Mixup) -> candle_core::Result<(Inputs, Batch, Batch)> {
         let (inputs, batch) = self.batch(rows, None)?;
@@ -137,12 +207,15 @@ impl<'a> Task<'a> {
 fn plan(
     split: &Split,
     student: &Built,
-    name: &'static str,
+    config: &StudentConfig,
     method: &MethodConfig,
     device: &Device,
 ) -> Result<Vec<Phase>, PlanError> {
     let mut phases = Vec::new();
-    let (signals, examples) = (&split.layers, &split.train);
+    if let Some(first) = &method.warm_up {
+        phases.push(warm_up(first, config, &split.train[0].input)?);
+    }
+    let (name, signals, examples) = (config.name(), &split.layers, &split.train);
     if let Some(curriculum) = &method.curriculum {
         let sample = student.inputs(&[&examples[0]], device)?;
         let widths =

@@ -1,6 +1,7 @@
 //! What the loop promises: it learns, it repeats itself bit for bit, and it resumes as if nothing had happened.
 
 use super::*;
+use crate::augment::Augment;
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{CkdLoss, LossConfig};
 use crate::method::MethodConfig;
@@ -160,7 +161,7 @@ fn image_students() -> [StudentConfig; 2] {
 #[test]
 fn image_students_resume_bit_for_bit_with_their_statistics_and_augmentation() {
     let split = pictures();
-    let augment = Some(Augment { crop: 1, flip: true });
+    let augment = Some(Augment { crop: 1, flip: true, ..Augment::default() });
     let config = TrainConfig { steps: 16, augment, ..config(Rule::Adamw) };
     for student in image_students() {
         let curriculum = "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 6 }";
@@ -204,7 +205,10 @@ fn image_students_learn_and_the_best_look_keeps_its_statistics() {
 #[test]
 fn augmentation_without_images_is_refused_by_name() {
     let (split, student, method) = (split(), student(), method(METHODS[0]));
-    let config = TrainConfig { augment: Some(Augment { crop: 2, flip: true }), ..config(Rule::Adamw) };
+    let config = TrainConfig {
+        augment: Some(Augment { crop: 2, flip: true, ..Augment::default() }),
+        ..config(Rule::Adamw)
+    };
     let error = Task::new(&split, &student, &method, &config).err().unwrap();
     assert_eq!(error.to_string(), "`train.augment` changes images; student `mlp` takes none");
 }
@@ -358,3 +362,5 @@ fn losses_parse_as_the_run_file_has_them() {
     assert!(matches!(&parsed.losses[..], [LossConfig::Ckd(CkdLoss { positives: 1, .. })]));
     assert_eq!(parsed.name(), "ckd");
 }
+
+mod unasked;
