@@ -3,7 +3,7 @@
 //! Must not know how a student learns. Invariants: what is held out is bought for a run of its own; offline nothing is
 //! opened and nobody is asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ use tuition_trainer::form::{Form, Question};
 use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{
-    CHECKPOINT, DataConfig, Example, RunConfig, Source, Spend, Split, StudentConfig, TeacherConfig, TestPart,
+    CHECKPOINT, Control, DataConfig, Example, Input, Pick, RunConfig, Selector, Source, Spend, Split,
+    StudentConfig, TeacherConfig, TestPart, first, rounds,
 };
 
 use crate::config::Config;
@@ -53,7 +54,13 @@ pub(crate) struct Questions {
     test: Part,
     /// What each checkpoint is asked: the inputs that are learnt from.
     checkpoints: Vec<Part>,
-    /// The inputs that are not asked about, in buying order; empty where nobody wants them.
+    /// How many answers each round after the first buys.
+    later: Vec<usize>,
+    /// The answers that validate: drawn at random, whatever the policy.
+    aside: BTreeSet<QueryKey>,
+    /// How the first round came to be chosen.
+    acquired: Vec<Acquired>,
+    /// The inputs that are not asked about yet, in the order of the draw; empty where nobody wants them.
     rest: Vec<Question>,
     classes: Vec<String>,
     known: HashMap<QueryKey, Arc<Record>>,
@@ -65,12 +72,29 @@ struct Part {
     questions: Vec<Question>,
 }
 
+/// Why an input was bought.
+#[derive(Debug, Clone)]
+pub(crate) struct Acquired {
+    /// Its key.
+    pub(crate) key: QueryKey,
+    /// The round, from 1 on; 0 for what validates.
+    pub(crate) round: usize,
+    /// The name of how it was drawn or chosen.
+    pub(crate) by: &'static str,
+    /// What it was chosen by.
+    pub(crate) score: Option<f64>,
+    /// With what probability it was drawn.
+    pub(crate) chance: Option<f64>,
+}
+
 /// What a student is trained on, and what it cost.
 pub(crate) struct Learnt {
     /// The parts.
     pub(crate) split: Split,
     /// What its answers cost when they were bought.
     pub(crate) spend: Spend,
+    /// Why each answer was bought; empty where nothing was bought.
+    pub(crate) acquired: Vec<Acquired>,
 }
 
 impl Lesson {
@@ -94,9 +118,8 @@ impl Lesson {
         let (asked, form) = asked(config, &teacher.name, offline, &known).await?;
         let collected = collect(&run.data, path(&run.data)?, run.data.label.as_deref())?;
         let classes = collected.classes.clone();
-        let Pool { mut learn, test } = pool(run, &form, collected)?;
-        let rest = learn.split_off(run.budget.answers().min(learn.len()));
-        let rest = if run.method.wants_pool() { rest } else { vec![] };
+        let Pool { learn, test } = pool(run, &form, collected)?;
+        let Chosen { learn, aside, acquired, later, rest } = choose(run, learn)?;
         let inputs = learn.iter().map(|question| {
             let Question { place, input, truth, .. } = question.clone();
             Raw { place, input, truth }
@@ -120,7 +143,17 @@ impl Lesson {
         let mut learn = part(run.name.clone(), &form, asked.clone(), learn);
         learn.customer.calls = run.budget.calls.unwrap_or(learn.customer.calls);
         let test = part(format!("{}/test", run.name), &form, asked, test);
-        Ok(Self::Asked(Box::new(Questions { learn, test, checkpoints, rest, classes, known })))
+        Ok(Self::Asked(Box::new(Questions {
+            learn,
+            test,
+            checkpoints,
+            later,
+            aside,
+            acquired,
+            rest,
+            classes,
+            known,
+        })))
     }
 
     /// How many questions there are, and how many answers are known.
@@ -138,6 +171,10 @@ impl Lesson {
                     json!({"questions": part.questions.len(), "known": known})
                 };
                 let mut counts = json!({"learn": count(&questions.learn), "test": count(&questions.test)});
+                // What later rounds will choose is not known before the first is answered.
+                if !questions.later.is_empty() {
+                    counts["later"] = questions.later.iter().sum::<usize>().into();
+                }
                 if !questions.checkpoints.is_empty() {
                     counts["checkpoints"] = questions.checkpoints.iter().map(count).collect();
                 }
@@ -145,6 +182,64 @@ impl Lesson {
             }
         }
     }
+}
+
+/// What is bought first, and what is left to choose from.
+struct Chosen {
+    learn: Vec<Question>,
+    aside: BTreeSet<QueryKey>,
+    acquired: Vec<Acquired>,
+    later: Vec<usize>,
+    rest: Vec<Question>,
+}
+
+/// Chooses the first round out of `pool`, which lies in the order of a random draw. What validates is the part of the first
+/// `budget.calls` inputs that a run without a policy would set aside.
+fn choose(run: &RunConfig, mut pool: Vec<Question>) -> Result<Chosen, Trouble> {
+    let drawn = pool.len();
+    let mut rest = pool.split_off(run.budget.answers().min(drawn));
+    #[expect(clippy::cast_precision_loss, reason = "counts of inputs")]
+    let chance = Some(pool.len() as f64 / drawn.max(1) as f64);
+    let because = |question: &Question, round: usize, by: &'static str, pick: &Pick| Acquired {
+        key: question.key,
+        round,
+        by,
+        score: pick.score,
+        chance: pick.chance,
+    };
+    let random = Pick { index: 0, score: None, chance };
+    let keys = pool.iter().map(|question| question.key.to_string());
+    let aside = record::aside(keys, run.budget.validation, SEED);
+    let (validation, train): (Vec<Question>, Vec<Question>) =
+        pool.iter().cloned().partition(|question| aside.contains(&question.key.to_string()));
+    let aside: BTreeSet<QueryKey> = validation.iter().map(|question| question.key).collect();
+    let mut acquired: Vec<Acquired> =
+        validation.iter().map(|question| because(question, 0, "random", &random)).collect();
+    if run.acquire.is_plain() {
+        acquired.extend(train.iter().map(|question| because(question, 1, "random", &random)));
+        let rest = if run.method.wants_pool() { rest } else { vec![] };
+        return Ok(Chosen { learn: pool, aside, acquired, later: vec![], rest });
+    }
+    let wanted = train.len();
+    let mut open = train;
+    open.append(&mut rest);
+    let mut later = rounds(&run.acquire, wanted);
+    let now = if later.is_empty() { 0 } else { later.remove(0) };
+    let inputs: Vec<&Input> = open.iter().map(|question| &question.input).collect();
+    let picks = first(&run.acquire, &inputs, now)?;
+    let by = run.acquire.first.name();
+    let mut learn = validation;
+    acquired.extend(picks.iter().map(|pick| because(&open[pick.index], 1, by, pick)));
+    let (picked, rest) = take(open, &picks);
+    learn.extend(picked);
+    Ok(Chosen { learn, aside, acquired, later, rest })
+}
+
+/// The picked questions, in the order of the picks, and the others in their own.
+fn take(open: Vec<Question>, picks: &[Pick]) -> (Vec<Question>, Vec<Question>) {
+    let mut open: Vec<Option<Question>> = open.into_iter().map(Some).collect();
+    let picked = picks.iter().filter_map(|pick| open[pick.index].take()).collect();
+    (picked, open.into_iter().flatten().collect())
 }
 
 /// The questions of a data set in their two parts, in the order in which they are bought.
@@ -195,12 +290,13 @@ pub(crate) async fn learn(
     match lesson {
         Lesson::Recorded { records } => from_record(run, &records).map(Some),
         Lesson::Labelled { pool, classes } => from_labels(run, &pool, &classes).map(Some),
-        Lesson::Asked(questions) => {
-            let mut till = Till::new(config, &questions.known, interrupt, json);
-            let answers = answers(&questions, &mut till).await;
+        Lesson::Asked(mut questions) => {
+            let known = std::mem::take(&mut questions.known);
+            let mut till = Till::new(config, &known, interrupt, json);
+            let answers = answers(run, &mut questions, &mut till, interrupt).await;
             till.close().await?;
             match answers? {
-                Some(answers) => from_questions(run, &questions, &answers).map(Some),
+                Some(answers) => from_questions(run, *questions, &answers).map(Some),
                 None => Ok(None),
             }
         }
@@ -221,14 +317,21 @@ impl Answers {
 }
 
 /// Takes what is known from the record and buys the rest, each part for its own run.
-async fn answers(questions: &Questions, till: &mut Till<'_>) -> Result<Option<Answers>, Trouble> {
-    let Questions { learn, test, checkpoints, known, .. } = questions;
-    let unknown = test.questions.iter().any(|question| !known.contains_key(&question.key));
-    if let (true, Some(_)) = (unknown, &test.customer.asked) {
+async fn answers(
+    run: &RunConfig,
+    questions: &mut Questions,
+    till: &mut Till<'_>,
+    interrupt: &Interrupt,
+) -> Result<Option<Answers>, Trouble> {
+    let Some(learn) = till.answers(&questions.learn.customer, &questions.learn.questions).await? else {
+        return Ok(None);
+    };
+    let Some(learn) = later_rounds(run, questions, learn, till, interrupt).await? else { return Ok(None) };
+    let Questions { test, checkpoints, .. } = questions;
+    if let (false, Some(_)) = (till.knows(&test.questions), &test.customer.asked) {
         let (count, run) = (test.questions.len(), &test.customer.run);
         print::aside(&format!("the student is judged by {count} held-out answers, bought for `{run}`"));
     }
-    let Some(learn) = till.answers(&learn.customer, &learn.questions).await? else { return Ok(None) };
     let Some(test) = till.answers(&test.customer, &test.questions).await? else { return Ok(None) };
     let mut answers = Answers { learn, test, checkpoints: vec![] };
     for part in checkpoints {
@@ -238,7 +341,57 @@ async fn answers(questions: &Questions, till: &mut Till<'_>) -> Result<Option<An
     Ok(Some(answers))
 }
 
-fn from_questions(run: &RunConfig, questions: &Questions, answers: &Answers) -> Result<Learnt, Trouble> {
+/// Buys the rounds after the first, each chosen by what the ones before taught.
+async fn later_rounds(
+    run: &RunConfig,
+    questions: &mut Questions,
+    mut records: Vec<Arc<Record>>,
+    till: &mut Till<'_>,
+    interrupt: &Interrupt,
+) -> Result<Option<Vec<Arc<Record>>>, Trouble> {
+    let mut selector = Selector::new(&run.acquire, &run.student, &run.method, &run.train);
+    for (at, count) in std::mem::take(&mut questions.later).into_iter().enumerate() {
+        let round = at + 2;
+        let bought = so_far(run, questions, &records)?;
+        let open: Vec<Example> = questions.rest.iter().map(record::unasked).collect();
+        let flag = interrupt.flag();
+        print::aside(&format!("choosing {count} of {} inputs for round {round}", open.len()));
+        let picks = tokio::task::block_in_place(|| {
+            let control = Control { interrupt: flag, progress: &|_| {}, resume: false };
+            selector.next(&bought, &open, count, round, &control)
+        })?;
+        let Some(picks) = picks else { return Ok(None) };
+        let by = run.acquire.policy.name();
+        let because = |pick: &Pick| {
+            let (key, score, chance) = (questions.rest[pick.index].key, pick.score, pick.chance);
+            Acquired { key, round, by, score, chance }
+        };
+        questions.acquired.extend(picks.iter().map(because).collect::<Vec<_>>());
+        let (picked, rest) = take(std::mem::take(&mut questions.rest), &picks);
+        questions.rest = rest;
+        let Some(answers) = till.answers(&questions.learn.customer, &picked).await? else { return Ok(None) };
+        questions.learn.questions.extend(picked);
+        records.extend(answers);
+    }
+    Ok(Some(records))
+}
+
+/// What has been bought so far, to choose the next round by.
+fn so_far(run: &RunConfig, questions: &Questions, records: &[Arc<Record>]) -> Result<Split, Trouble> {
+    let asked = &questions.learn.questions;
+    let reading = reading(run, seen(run, Some(asked)), records.iter())?;
+    let bought = record::answered(asked, records, &reading, reading.gives(records)?)?;
+    let classes = record::names(record::classes(&bought)?.max(questions.classes.len()), &questions.classes);
+    let (validation, train) = apart(bought, &questions.aside);
+    Ok(Split { train, validation, classes, layers: tensors(&reading), ..Split::default() })
+}
+
+/// The examples that validate, and those that are learnt from.
+fn apart(bought: Vec<Example>, aside: &BTreeSet<QueryKey>) -> (Vec<Example>, Vec<Example>) {
+    bought.into_iter().partition(|example| example.key.parse().is_ok_and(|key| aside.contains(&key)))
+}
+
+fn from_questions(run: &RunConfig, questions: Questions, answers: &Answers) -> Result<Learnt, Trouble> {
     let (asked, held_out) = (&questions.learn.questions, &questions.test.questions);
     let reading = reading(run, seen(run, Some(asked)), answers.all())?;
     let gives = reading.gives(answers.all())?;
@@ -251,13 +404,14 @@ fn from_questions(run: &RunConfig, questions: &Questions, answers: &Answers) -> 
     for records in &answers.checkpoints {
         record::add_checkpoint(&mut learn, records, &reading, gives)?;
     }
-    let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
+    let (validation, train) = apart(learn, &questions.aside);
     let (classes, mut layers) = (record::names(classes, &questions.classes), tensors(&reading));
     let checkpoints = run.teacher.iter().flat_map(|teacher| &teacher.checkpoints);
     layers.extend(checkpoints.map(|name| format!("{CHECKPOINT}{name}")));
-    let pool = questions.rest.iter().map(record::unasked).collect();
+    let rest = if run.method.wants_pool() { &questions.rest[..] } else { &[] };
+    let pool = rest.iter().map(record::unasked).collect();
     let split = Split { train, validation, test, pool, classes, layers };
-    Ok(Learnt { split, spend: spend(answers.all()) })
+    Ok(Learnt { split, spend: spend(answers.all()), acquired: questions.acquired })
 }
 
 fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learnt, Trouble> {
@@ -268,7 +422,8 @@ fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learn
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
     let test = test.into_iter().map(|example| Example { target: None, ..example }).collect();
     let split = Split { train, validation, test, classes, ..Split::default() };
-    Ok(Learnt { split, spend: Spend { calls: 0, usd: Some(Usd::ZERO.to_string()) } })
+    let spend = Spend { calls: 0, usd: Some(Usd::ZERO.to_string()) };
+    Ok(Learnt { split, spend, acquired: vec![] })
 }
 
 fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Trouble> {
@@ -285,7 +440,7 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
     let (test, bought): (Vec<Example>, Vec<Example>) =
         examples.into_iter().partition(|example| Draw::Test.holds(SEED, &example.key, share));
     let keys: Vec<&str> = bought.iter().map(|example| example.key.as_str()).collect();
-    let kept: std::collections::BTreeSet<usize> =
+    let kept: BTreeSet<usize> =
         order(run.acquire.seed, &keys).into_iter().take(run.budget.answers()).collect();
     let bought = bought
         .into_iter()
@@ -295,7 +450,7 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
         .collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
     let split = Split { train, validation, test, classes, layers: tensors(&reading), ..Split::default() };
-    Ok(Learnt { split, spend: spend(records.iter()) })
+    Ok(Learnt { split, spend: spend(records.iter()), acquired: vec![] })
 }
 
 /// What the answers cost when they were bought.

@@ -49,6 +49,11 @@ impl<'a> Till<'a> {
         Self { config, known, interrupt, json, opened: None }
     }
 
+    /// Whether all these are recorded.
+    pub(crate) fn knows(&self, questions: &[Question]) -> bool {
+        questions.iter().all(|question| self.known.contains_key(&question.key))
+    }
+
     /// One record for each question, in their order; none where it was interrupted.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tuition_trainer::{Control, Outcome, Report, RunConfig, Split, train_run};
 
 use crate::args::Globals;
 use crate::interrupt::Interrupt;
-use crate::lesson::{self, Lesson};
+use crate::lesson::{self, Acquired, Lesson};
 use crate::open::clock;
 use crate::progress::Progress;
 use crate::words::{Exit, Trouble};
@@ -77,7 +77,7 @@ pub(crate) async fn run(args: TrainArgs, globals: &Globals) -> Result<Exit, Trou
     };
     let folder = Path::new(RUNS).join(&run.name);
     let resume = args.resume == Some(Resume::Auto);
-    let spend = learnt.spend;
+    let (spend, acquired) = (learnt.spend, learnt.acquired);
     let split = Arc::new(learnt.split);
     match train(&run, &split, spend, &folder, resume, &interrupt, globals.json).await? {
         Outcome::Interrupted { seed, step } => {
@@ -85,6 +85,7 @@ pub(crate) async fn run(args: TrainArgs, globals: &Globals) -> Result<Exit, Trou
         }
         Outcome::Finished(report) => {
             state(&config.store, &folder)?;
+            account(&acquired, &folder)?;
             show(globals, &folder, &report)?;
             Ok(Exit::Fine)
         }
@@ -131,6 +132,9 @@ fn dry(globals: &Globals, run: &RunConfig, lesson: &Lesson) -> Result<Exit, Trou
             counts[count]["questions"], counts[count]["known"]
         ));
     }
+    if let Some(later) = counts["later"].as_u64() {
+        print::line(&format!("chosen in later rounds: {later} questions"));
+    }
     Ok(Exit::Fine)
 }
 
@@ -149,6 +153,21 @@ fn state(store: &StoreUrl, folder: &Path) -> Result<(), Trouble> {
     let statement = record::statement(store)?.to_json(&view);
     let path = folder.join("statement.json");
     fs::write(&path, format!("{statement:#}\n")).map_err(|source| Trouble::io("cannot write", &path, source))
+}
+
+/// Writes why each answer was bought beside the report; nothing where nothing was bought.
+fn account(acquired: &[Acquired], folder: &Path) -> Result<(), Trouble> {
+    if acquired.is_empty() {
+        return Ok(());
+    }
+    let path = folder.join("acquired.csv");
+    let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let line = |Acquired { key, round, by, score, chance }: &Acquired| {
+        format!("{key},{round},{by},{},{}\n", number(*score), number(*chance))
+    };
+    let lines: String = acquired.iter().map(line).collect();
+    fs::write(&path, format!("key,round,by,score,chance\n{lines}"))
+        .map_err(|source| Trouble::io("cannot write", &path, source))
 }
 
 fn show(globals: &Globals, folder: &Path, report: &Report) -> Result<(), Trouble> {

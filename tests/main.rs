@@ -6,6 +6,7 @@
 mod audit;
 mod backup;
 mod bad_input;
+mod classroom;
 mod demo;
 mod documents;
 mod export;

@@ -166,7 +166,7 @@ fn whole_loop(steps: usize) -> std::result::Result<[f64; 2], Box<dyn std::error:
         Split { train: part(0..500), validation: vec![], test: part(500..501), classes, ..Split::default() };
     let student = StudentConfig::Cnn(CnnConfig::tiny([1, 28, 28]));
     let method: MethodConfig = toml::from_str("losses = [{ kind = 'labels' }, { kind = 'kd' }]")?;
-    let augment = Some(Augment { crop: 2, flip: true });
+    let augment = Some(Augment { crop: 2, flip: true, ..Augment::default() });
     let config =
         TrainConfig { steps, batch: BATCH, evaluate_every: steps, augment, ..TrainConfig::default() };
     let started = Moment::now();

@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tuition_ledger::{
@@ -64,22 +63,6 @@ pub fn questions(form: &Form, collected: Collected) -> Result<Vec<Question>, Acq
         }
     }
     Ok(questions)
-}
-
-/// The `[acquire]` table of a run file: which inputs are bought.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AcquireConfig {
-    /// The seed of the order in which inputs are drawn; runs of one seed share what they buy.
-    pub seed: u64,
-}
-
-impl AcquireConfig {
-    /// Whether a run file need not say it.
-    #[must_use]
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// Questions in two parts: those that may be bought to learn from, in buying order, and those held out.

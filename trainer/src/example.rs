@@ -242,9 +242,6 @@ impl Split {
     /// The first thing that is wrong, by the key of its example.
     pub fn check(&self) -> Result<(), SplitError> {
         let first = self.train.first().ok_or(SplitError::Empty { part: "train" })?;
-        if self.test.is_empty() {
-            return Err(SplitError::Empty { part: "test" });
-        }
         let shape = |input: &Input| format!("{} of width {}", input.kind(), input.width());
         let mut seen: BTreeMap<&str, &'static str> = BTreeMap::new();
         for (part, examples) in self.parts() {
@@ -282,6 +279,14 @@ impl Split {
             }
         }
         Ok(())
+    }
+
+    /// Checks that there is something to be judged by.
+    ///
+    /// # Errors
+    /// When the test part is empty.
+    pub fn check_test(&self) -> Result<(), SplitError> {
+        if self.test.is_empty() { Err(SplitError::Empty { part: "test" }) } else { Ok(()) }
     }
 
     fn check_answer(&self, example: &Example) -> Result<(), SplitError> {
@@ -362,7 +367,11 @@ mod tests {
         };
         assert_eq!(split(vec![good()], test()).check(), Ok(()));
         check(vec![], test(), "the train part of the data set is empty");
-        check(vec![good()], vec![], "the test part of the data set is empty");
+        let untested = split(vec![good()], vec![]);
+        assert_eq!(
+            (untested.check(), untested.check_test()),
+            (Ok(()), Err(SplitError::Empty { part: "test" }))
+        );
         check(vec![good()], vec![good()], "`k1` is in the train part and in the test part");
         check(
             vec![good(), example("k3", 3, Some(Target::Label(0)), None)],

@@ -14,6 +14,7 @@ pub mod form;
 pub mod question;
 pub mod local;
 pub mod data;
+mod space;
 pub mod acquire;
 pub mod baseline;
 mod compare;
@@ -24,6 +25,7 @@ mod loss;
 mod method;
 mod optimizer;
 mod train;
+mod selection;
 mod evaluate;
 mod report;
 mod export;
@@ -48,5 +50,6 @@ pub use run::{
     BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, score_seeds,
     train_run,
 };
+pub use selection::{AcquireConfig, First, Pick, Policy, Selector, first, rounds};
 pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
 pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::acquire::AcquireConfig;
 use crate::evaluate::{Measures, Scores, score};
 use crate::example::{Example, Split, Target};
 use crate::export;
@@ -18,6 +17,7 @@ use crate::method::MethodConfig;
 use crate::nearest::nearest;
 use crate::question::LEAST_PROBABILITY;
 use crate::report::{self, Report, Row, Spend, make};
+use crate::selection::{AcquireConfig, Policy};
 use crate::student::{Built, Student, StudentConfig};
 use crate::train::{Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainError, digests, replace, train};
 
@@ -245,6 +245,28 @@ impl RunConfig {
         Ok(config)
     }
 
+    fn check_acquire(&self) -> Result<(), ConfigError> {
+        let acquire = &self.acquire;
+        range("acquire.rounds", acquire.rounds > 0, acquire.rounds.to_string(), "1 or more")?;
+        let fine = acquire.policy == Policy::Random || acquire.rounds > 1;
+        range(
+            "acquire.rounds",
+            fine,
+            acquire.rounds.to_string(),
+            "2 or more, for a policy chooses later rounds",
+        )?;
+        range("acquire.share", (0.0..=1.0).contains(&acquire.share), acquire.share.to_string(), "0 to 1")?;
+        range("acquire.candidates", acquire.candidates > 0, acquire.candidates.to_string(), "1 or more")?;
+        range("acquire.members", acquire.members > 1, acquire.members.to_string(), "2 or more")?;
+        range("acquire.steps", acquire.steps != Some(0), "0".into(), "1 or more")?;
+        if !acquire.is_plain() && (self.teacher.is_none() || self.data.source == Source::Record) {
+            return Err(ConfigError::Value(
+                "`acquire` chooses what is bought, and this run buys nothing: it has no [teacher], or its source is `record`".into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Whose answers are learnt from.
     #[must_use]
     pub fn answers_from(&self) -> &str {
@@ -298,6 +320,7 @@ impl RunConfig {
         if let TestPart::Share(share) = self.data.test {
             range("data.test", share > 0.0 && share < 1.0, share.to_string(), "between 0 and 1, or a path")?;
         }
+        self.check_acquire()?;
         let of_idx = self.data.source == Source::Idx && matches!(self.data.test, TestPart::Path(_));
         if let (Some(label), false) = (&self.data.test_label, of_idx) {
             let needed = "absent, unless `data.test` is a path and `data.source` is `idx`";
@@ -406,6 +429,7 @@ pub fn train_run(
     control: &Control<'_>,
 ) -> Result<Outcome, TrainError> {
     let alone = MethodConfig::of(vec![ALONE]);
+    split.check_test()?;
     let task = Task::new(split, &config.student, &config.method, &config.train)?;
     let alone_task = Task::new(split, &config.student, &alone, &config.train)?;
     let checkpoints = folder.join("checkpoints");
@@ -452,6 +476,7 @@ pub fn score_seeds(
     method: &MethodConfig,
     config: &TrainConfig,
 ) -> Result<(Measures, Vec<MetricRow>), TrainError> {
+    split.check_test()?;
     let task = Task::new(split, student, method, config)?;
     let control = Control { interrupt: Arc::default(), progress: &|_| {}, resume: false };
     match train_seeds(&task, split, None, &control)? {

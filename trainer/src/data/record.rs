@@ -3,7 +3,7 @@
 //! It must not know who paid. Invariant: a target is read from a recorded answer and from nothing else, and the order
 //! of the examples is that of their keys or of the questions, never that of the purchase.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tuition_ledger::{QueryKey, Record};
@@ -256,22 +256,24 @@ pub fn classes(examples: &[Example]) -> Result<usize, RecordError> {
 
 /// Sets a fraction of the bought examples aside for validation: exactly that many, drawn by key.
 #[must_use]
+pub fn set_aside(bought: Vec<Example>, validation: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+    let aside = aside(bought.iter().map(|example| example.key.clone()), validation, seed);
+    bought.into_iter().partition(|example| !aside.contains(&example.key))
+}
+
+/// The keys of what is set aside for validation: that fraction of `keys`, drawn by key.
+#[must_use]
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a count of examples times a fraction"
 )]
-pub fn set_aside(bought: Vec<Example>, validation: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
-    let count = (bought.len() as f64 * validation).round() as usize;
-    let mut drawn: Vec<(u64, &str)> = bought
-        .iter()
-        .map(|example| (Draw::Validation.number(seed, &example.key), example.key.as_str()))
-        .collect();
+pub fn aside(keys: impl Iterator<Item = String>, validation: f64, seed: u64) -> BTreeSet<String> {
+    let mut drawn: Vec<(u64, String)> = keys.map(|key| (Draw::Validation.number(seed, &key), key)).collect();
+    let count = (drawn.len() as f64 * validation).round() as usize;
     drawn.sort_unstable();
-    let aside: std::collections::BTreeSet<String> =
-        drawn.into_iter().take(count).map(|(_, key)| key.to_owned()).collect();
-    bought.into_iter().partition(|example| !aside.contains(&example.key))
+    drawn.into_iter().take(count).map(|(_, key)| key).collect()
 }
 
 /// Splits the examples of a record: a fraction for the test by key, of the rest a fraction for validation.

@@ -29,7 +29,8 @@ use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
 use average::Average;
 use checkpoint::{About, State};
-use sampler::{Sampler, stream};
+use sampler::Sampler;
+pub(crate) use sampler::stream;
 use stage::Stage;
 use task::{Part, Pool};
 
@@ -441,7 +442,7 @@ impl<'a> Run<'a> {
 }
 
 /// All that is kept of a student, running statistics included.
-fn values(student: &Built) -> candle_core::Result<Vec<Vec<f32>>> {
+pub(crate) fn values(student: &Built) -> candle_core::Result<Vec<Vec<f32>>> {
     let kept = student.parameters().kept();
     kept.map(|(_, var)| var.flatten_all()?.to_vec1::<f32>()).collect()
 }

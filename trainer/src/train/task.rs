@@ -27,6 +27,8 @@ pub(crate) struct Task {
     pub(crate) phases: Vec<Phase>,
     /// The proxy teacher, which is trained on the same answers first.
     pub(crate) proxy: Option<Box<Task>>,
+    /// What every seed begins with in the place of its own weights; not part of the digest, so never with checkpoints.
+    pub(crate) begin: Option<Vec<Vec<f32>>>,
     classes: usize,
     sample: Input,
     digests: (String, String),
@@ -119,6 +121,7 @@ impl Task {
             pool,
             phases,
             proxy,
+            begin: None,
             digests,
             student: student.clone(),
             method: method.clone(),
@@ -131,7 +134,11 @@ impl Task {
 
     /// A new student from `seed`.
     pub(crate) fn build(&self, seed: u64) -> candle_core::Result<Built> {
-        self.student.build(&self.sample, self.classes, seed, &self.device)
+        let student = self.student.build(&self.sample, self.classes, seed, &self.device)?;
+        if let Some(values) = &self.begin {
+            super::set_values(&student, values)?;
+        }
+        Ok(student)
     }
 
     /// The tuples that `rng` draws, if the losses want any.

@@ -1,0 +1,412 @@
+//! Which inputs are bought next: by where they lie in the first round, by what a student makes of them in later ones.
+//!
+//! It must not know teachers or budgets. Invariants: what is held out and what validates is never chosen by a policy (they
+//! are drawn at random, so what is measured on them stays unbiased); the same answers and seed choose the same inputs; a
+//! chance is stated where inputs are drawn and absent where they are picked.
+//!
+//! Sources: margin and entropy, Settles, Active Learning Literature Survey, 2009; committees, Seung et al., 1992, by the mean
+//! KL from the members' mean (McCallum and Nigam, 1998); k-centre, arXiv 1708.00489.
+
+use candle_core::{Device, Tensor};
+use rand::seq::index;
+use serde::{Deserialize, Serialize};
+
+use crate::example::{Example, Input, Split};
+use crate::method::MethodConfig;
+use crate::space::{Clusters, Components, k_centre, rows};
+use crate::student::{Built, Mode, Student, StudentConfig};
+use crate::train::{Control, Ended, Task, TrainConfig, TrainError, stream, train, values};
+
+/// Components that inputs are placed by.
+const COMPONENTS: usize = 50;
+/// Clusters of a stratified draw.
+const STRATA: usize = 50;
+/// The first of the random streams of rounds.
+const STREAMS: u64 = 1 << 33;
+
+/// How the first round is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum First {
+    /// Uniformly.
+    #[default]
+    Random,
+    /// From clusters of the inputs, in proportion to their sizes.
+    Stratified,
+    /// The nearest input to each of as many centres.
+    KMeans,
+    /// Each the farthest from those before.
+    KCentre,
+}
+
+/// How later rounds are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// There are none: all is drawn as the first round is.
+    #[default]
+    Random,
+    /// The least gap between the student's two most probable classes.
+    Margin,
+    /// The greatest entropy of its probabilities.
+    Entropy,
+    /// The greatest disagreement of several students.
+    Committee,
+    /// The farthest in its features from what was bought.
+    KCentre,
+}
+
+impl First {
+    /// Its name in a run file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Stratified => "stratified",
+            Self::KMeans => "k-means",
+            Self::KCentre => "k-centre",
+        }
+    }
+}
+
+impl Policy {
+    /// Its name in a run file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Margin => "margin",
+            Self::Entropy => "entropy",
+            Self::Committee => "committee",
+            Self::KCentre => "k-centre",
+        }
+    }
+}
+
+/// The `[acquire]` table of a run file: which inputs are bought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcquireConfig {
+    /// The seed of the order in which inputs are drawn, and of all else that is random here; runs of one seed that draw alike
+    /// share what they buy.
+    pub seed: u64,
+    /// How the first round is drawn.
+    pub first: First,
+    /// How later rounds are chosen.
+    pub policy: Policy,
+    /// The rounds, the first included.
+    pub rounds: usize,
+    /// The share of the training answers that the first round buys; later rounds share the rest evenly.
+    pub share: f64,
+    /// Inputs that are drawn at random and scored in a later round.
+    pub candidates: usize,
+    /// The students of a committee.
+    pub members: usize,
+    /// Steps of the students that score; none: the run's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Whether they go on from the weights of the round before.
+    pub warm_start: bool,
+}
+
+impl Default for AcquireConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            first: First::Random,
+            policy: Policy::Random,
+            rounds: 2,
+            share: 0.5,
+            candidates: 2500,
+            members: 4,
+            steps: None,
+            warm_start: false,
+        }
+    }
+}
+
+impl AcquireConfig {
+    /// Whether a run file need not say it.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether inputs are bought in the order of the draw, so that nothing is to be chosen.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.first == First::Random && self.policy == Policy::Random
+    }
+}
+
+/// A chosen input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pick {
+    /// Its place among the inputs that it was chosen from.
+    pub index: usize,
+    /// What it was chosen by, the greatest first; none where nothing was compared.
+    pub score: Option<f64>,
+    /// With what probability it was drawn; none where it was picked.
+    pub chance: Option<f64>,
+}
+
+/// How many training answers each round buys, of `total`.
+#[must_use]
+pub fn rounds(config: &AcquireConfig, total: usize) -> Vec<usize> {
+    if config.policy == Policy::Random || config.rounds < 2 {
+        return vec![total];
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of inputs times a fraction"
+    )]
+    let first = ((total as f64 * config.share).round() as usize).clamp(1.min(total), total);
+    let later = config.rounds - 1;
+    let rest = total - first;
+    let mut all = vec![first];
+    all.extend((0..later).map(|at| rest / later + usize::from(at < rest % later)));
+    all.retain(|count| *count > 0);
+    all
+}
+
+/// Chooses the first `count` of `inputs`, which lie in the order of a random draw.
+///
+/// # Errors
+/// When the inputs are not of one kind and width.
+pub fn first(config: &AcquireConfig, inputs: &[&Input], count: usize) -> Result<Vec<Pick>, TrainError> {
+    let (n, count) = (inputs.len(), count.min(inputs.len()));
+    let picked = |index| Pick { index, score: None, chance: None };
+    if config.first == First::Random {
+        let chance = Some(count as f64 / n.max(1) as f64);
+        return Ok((0..count).map(|index| Pick { index, score: None, chance }).collect());
+    }
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    let mut rng = stream(config.seed, STREAMS);
+    let rows = rows(inputs.iter().copied())?;
+    let places = Components::of(&rows, COMPONENTS, &mut rng)?.places(&rows)?;
+    if config.first == First::KCentre {
+        return Ok(k_centre(&places, None, count)?.into_iter().map(picked).collect());
+    }
+    let centres = if config.first == First::KMeans { count } else { STRATA.min(count) };
+    let clusters = Clusters::of(&places, centres, &mut rng)?;
+    if config.first == First::KMeans {
+        return Ok(clusters.representatives(&places)?.into_iter().map(picked).collect());
+    }
+    Ok(stratified(&clusters.assign(&places)?, count))
+}
+
+/// `count` of the inputs, from each cluster in proportion to its size (largest remainder), the first ones in their order.
+fn stratified(clusters: &[u32], count: usize) -> Vec<Pick> {
+    let most = clusters.iter().max().map_or(0, |most| *most as usize + 1);
+    let mut members: Vec<Vec<usize>> = vec![vec![]; most];
+    clusters.iter().enumerate().for_each(|(at, own)| members[*own as usize].push(at));
+    let exact = |of: &Vec<usize>| of.len() * count;
+    let mut shares: Vec<usize> = members.iter().map(|of| exact(of) / clusters.len()).collect();
+    let mut order: Vec<usize> = (0..most).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(exact(&members[*at]) % clusters.len()));
+    let missing = count - shares.iter().sum::<usize>();
+    order.into_iter().take(missing).for_each(|at| shares[at] += 1);
+    let mut picks: Vec<Pick> = members
+        .iter()
+        .zip(shares)
+        .flat_map(|(members, share)| {
+            let chance = Some(share as f64 / members.len().max(1) as f64);
+            members.iter().take(share).map(move |index| Pick { index: *index, score: None, chance })
+        })
+        .collect();
+    picks.sort_by_key(|pick| pick.index);
+    picks
+}
+
+/// Chooses later rounds by students that learn what has been bought so far.
+pub struct Selector<'a> {
+    acquire: &'a AcquireConfig,
+    student: &'a StudentConfig,
+    method: MethodConfig,
+    config: TrainConfig,
+    /// The weights that each student ended with, where the next round goes on from them.
+    ended: Vec<Vec<Vec<f32>>>,
+}
+
+impl<'a> Selector<'a> {
+    /// A selector that has seen no answers.
+    #[must_use]
+    pub fn new(
+        acquire: &'a AcquireConfig,
+        student: &'a StudentConfig,
+        method: &MethodConfig,
+        config: &TrainConfig,
+    ) -> Self {
+        let steps = acquire.steps.unwrap_or(config.steps);
+        Self {
+            acquire,
+            student,
+            // What an input is worth is asked of the student and the losses alone.
+            method: MethodConfig { mixup: method.mixup, ..MethodConfig::of(method.losses.clone()) },
+            config: TrainConfig { steps, ema: None, ..config.clone() },
+            ended: vec![],
+        }
+    }
+
+    /// Chooses `count` of `open` in round `round` (from 2 on) by what `bought` teaches; none where it was interrupted.
+    ///
+    /// # Errors
+    /// When no student can be trained on what was bought.
+    pub fn next(
+        &mut self,
+        bought: &Split,
+        open: &[Example],
+        count: usize,
+        round: usize,
+        control: &Control<'_>,
+    ) -> Result<Option<Vec<Pick>>, TrainError> {
+        let acquire = self.acquire;
+        let mut rng = stream(acquire.seed, STREAMS + round as u64);
+        let most = acquire.candidates.max(count).min(open.len());
+        let mut candidates: Vec<usize> = index::sample(&mut rng, open.len(), most).into_vec();
+        candidates.sort_unstable();
+        let asked: Vec<&Example> = candidates.iter().map(|at| &open[*at]).collect();
+        let Some(students) = self.students(bought, control)? else { return Ok(None) };
+        let device = Device::Cpu;
+        if acquire.policy == Policy::KCentre {
+            let features = |examples: &[&Example]| features(&students[0], examples, &device);
+            let covered = features(&bought.train.iter().collect::<Vec<_>>())?;
+            let chosen = k_centre(&features(&asked)?, Some(&covered), count)?;
+            let pick = |at: usize| Pick { index: candidates[at], score: None, chance: None };
+            return Ok(Some(chosen.into_iter().map(pick).collect()));
+        }
+        let logits = students.iter().map(|student| student.logits(&asked, &device));
+        let logits = logits.collect::<candle_core::Result<Vec<_>>>()?;
+        let score = |at: usize| {
+            let rows: Vec<Vec<f64>> = logits.iter().map(|member| softmax(&member[at])).collect();
+            match acquire.policy {
+                Policy::Random | Policy::KCentre => 0.0,
+                Policy::Margin => -margin(&rows[0]),
+                Policy::Entropy => entropy(&rows[0]),
+                Policy::Committee => disagreement(&rows),
+            }
+        };
+        let mut scored: Vec<(usize, f64)> = (0..asked.len()).map(|at| (at, score(at))).collect();
+        scored.sort_by(|one, two| two.1.total_cmp(&one.1).then(one.0.cmp(&two.0)));
+        let pick =
+            |(at, score): (usize, f64)| Pick { index: candidates[at], score: Some(score), chance: None };
+        Ok(Some(scored.into_iter().take(count).map(pick).collect()))
+    }
+
+    fn students(&mut self, bought: &Split, control: &Control<'_>) -> Result<Option<Vec<Built>>, TrainError> {
+        let acquire = self.acquire;
+        let members = if acquire.policy == Policy::Committee { acquire.members } else { 1 };
+        let mut task = Task::new(bought, self.student, &self.method, &self.config)?;
+        let mut students = Vec::new();
+        for member in 0..members {
+            task.begin = if acquire.warm_start { self.ended.get(member).cloned() } else { None };
+            match train(&task, acquire.seed.wrapping_add(member as u64), None, control)? {
+                Ended::Finished(trained) => students.push(trained.student),
+                Ended::Interrupted { .. } => return Ok(None),
+            }
+        }
+        self.ended = students.iter().map(values).collect::<candle_core::Result<_>>()?;
+        Ok(Some(students))
+    }
+}
+
+fn features(student: &Built, examples: &[&Example], device: &Device) -> candle_core::Result<Tensor> {
+    let chunks = examples
+        .chunks(256)
+        .map(|chunk| Ok(student.features(&student.inputs(chunk, device)?, Mode::Inference)?.detach()));
+    Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)
+}
+
+fn softmax(row: &[f32]) -> Vec<f64> {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+/// The gap between the two greatest probabilities.
+fn margin(probabilities: &[f64]) -> f64 {
+    let (mut first, mut second) = (0.0, 0.0);
+    for probability in probabilities {
+        if *probability > first {
+            (first, second) = (*probability, first);
+        } else if *probability > second {
+            second = *probability;
+        }
+    }
+    first - second
+}
+
+fn entropy(probabilities: &[f64]) -> f64 {
+    -probabilities.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
+}
+
+/// The mean KL of the members' probabilities from their mean.
+fn disagreement(members: &[Vec<f64>]) -> f64 {
+    let classes = members[0].len();
+    let count = members.len() as f64;
+    let mean: Vec<f64> =
+        (0..classes).map(|class| members.iter().map(|row| row[class]).sum::<f64>() / count).collect();
+    entropy(&mean) - members.iter().map(|row| entropy(row)).sum::<f64>() / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> AcquireConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn rounds_add_up() {
+        assert_eq!(rounds(&config(""), 100), [100]);
+        assert_eq!(rounds(&config("policy = 'margin'"), 101), [51, 50]);
+        assert_eq!(rounds(&config("policy = 'margin'\nrounds = 4\nshare = 0.25"), 10), [3, 3, 2, 2]);
+        assert_eq!(rounds(&config("policy = 'margin'\nrounds = 4"), 1), [1]);
+        assert_eq!(rounds(&config("policy = 'margin'\nshare = 0.0"), 9), [1, 8]);
+    }
+
+    #[test]
+    fn a_stratified_draw_is_in_proportion_and_says_its_chances() {
+        let clusters: Vec<u32> = [vec![0; 60], vec![1; 30], vec![2; 10]].concat();
+        let picks = stratified(&clusters, 10);
+        let of = |cluster: u32| picks.iter().filter(|pick| clusters[pick.index] == cluster).count();
+        assert_eq!((of(0), of(1), of(2)), (6, 3, 1));
+        // Horvitz and Thompson: the inverse chances add up to the pool.
+        let pool: f64 = picks.iter().map(|pick| 1.0 / pick.chance.unwrap()).sum();
+        assert!((pool - 100.0).abs() < 1e-9, "{pool}");
+        assert_eq!(stratified(&[0, 1, 1], 2).len(), 2);
+    }
+
+    #[test]
+    fn first_rounds_are_distinct_and_repeat_themselves() {
+        let inputs: Vec<Input> = (0..120)
+            .map(|at| Input::Vector(vec![(at as f32).sin(), (at as f32 * 0.7).cos(), (at % 3) as f32 * 4.0]))
+            .collect();
+        let inputs: Vec<&Input> = inputs.iter().collect();
+        for name in ["random", "stratified", "k-means", "k-centre"] {
+            let config = config(&format!("first = '{name}'"));
+            let picks = first(&config, &inputs, 17).unwrap();
+            assert_eq!(picks, first(&config, &inputs, 17).unwrap(), "{name}");
+            let places: std::collections::BTreeSet<usize> = picks.iter().map(|pick| pick.index).collect();
+            assert_eq!(places.len(), 17, "{name}");
+            let drawn = picks.iter().all(|pick| pick.chance.is_some());
+            assert_eq!(drawn, ["random", "stratified"].contains(&name), "{name}");
+            assert_eq!(first(&config, &inputs, 500).unwrap().len(), 120, "{name}");
+        }
+    }
+
+    #[test]
+    fn scores_are_the_textbook_ones() {
+        assert!((margin(&[0.2, 0.5, 0.3]) - 0.2).abs() < 1e-12);
+        assert!((entropy(&[0.5, 0.5, 0.0]) - 2f64.ln()).abs() < 1e-12);
+        let apart = [vec![1.0, 0.0], vec![0.0, 1.0]];
+        assert!((disagreement(&apart) - 2f64.ln()).abs() < 1e-12);
+        assert!(disagreement(&[vec![0.3, 0.7], vec![0.3, 0.7]]).abs() < 1e-12);
+    }
+}
