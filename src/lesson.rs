@@ -3,7 +3,7 @@
 //! Must not know how a student learns. Invariants: what is held out is bought for a run of its own; offline nothing is
 //! opened and nobody is asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,13 +60,16 @@ struct Part {
     questions: Vec<Question>,
 }
 
+/// The place of what is held out among the parts.
+const HELD_OUT: usize = 1;
+
 impl Questions {
     fn learn(&self) -> &Part {
         &self.parts[0]
     }
 
     fn test(&self) -> &Part {
-        &self.parts[1]
+        &self.parts[HELD_OUT]
     }
 
     fn checkpoints(&self) -> &[Part] {
@@ -301,7 +304,9 @@ fn from_questions(run: &RunConfig, questions: &Questions, parts: &Parts) -> Resu
     let (classes, mut layers) = (record::names(classes, &questions.classes), tensors(&reading));
     layers.extend(run.teacher.checkpoints.iter().map(|name| format!("{CHECKPOINT}{name}")));
     let split = Split { train, validation, test, classes, layers };
-    Ok(Learnt { split, spend: spend(all()) })
+    let learnt =
+        parts.iter().enumerate().filter(|(at, _)| *at != HELD_OUT).flat_map(|(_, part)| part).flatten();
+    Ok(Learnt { split, spend: spend(all(), learnt) })
 }
 
 fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Trouble> {
@@ -318,29 +323,40 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
     let (test, bought): (Vec<Example>, Vec<Example>) =
         examples.into_iter().partition(|example| Draw::Test.holds(SEED, &example.key, share));
     let keys: Vec<&str> = bought.iter().map(|example| example.key.as_str()).collect();
-    let kept: std::collections::BTreeSet<usize> = order(run.acquire.seed, &keys)
+    let kept: BTreeSet<usize> = order(run.acquire.seed, &keys)
         .into_iter()
         .take(usize::try_from(run.budget.calls).unwrap_or(usize::MAX))
         .collect();
-    let bought = bought
+    let bought: Vec<Example> = bought
         .into_iter()
         .enumerate()
         .filter(|(index, _)| kept.contains(index))
         .map(|(_, example)| example)
         .collect();
+    let learnt: BTreeSet<String> = bought.iter().map(|example| example.key.clone()).collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
     let split = Split { train, validation, test, classes, layers: tensors(&reading) };
-    Ok(Learnt { split, spend: spend(records.iter()) })
+    let learnt = records.iter().filter(|record| learnt.contains(&record.key.to_string()));
+    Ok(Learnt { split, spend: spend(records.iter(), learnt) })
 }
 
-/// What the answers cost when they were bought.
-fn spend<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> Spend {
+/// What the answers cost when they were bought, and those among them that are learnt from.
+fn spend<'a>(
+    all: impl Iterator<Item = &'a Arc<Record>>,
+    learnt: impl Iterator<Item = &'a Arc<Record>>,
+) -> Spend {
+    let (calls, usd) = cost(all);
+    Spend { calls, usd, learning_usd: cost(learnt).1 }
+}
+
+/// Calls and dollars; no dollars where an answer has no price.
+fn cost<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> (u64, Option<String>) {
     let (mut calls, mut usd) = (0u64, Some(Usd::ZERO));
     for record in records {
         calls = calls.saturating_add(record.share.calls);
         usd = usd.zip(record.cost()).and_then(|(sum, cost)| sum.checked_add(cost));
     }
-    Spend { calls, usd: usd.map(|usd| usd.to_string()) }
+    (calls, usd.map(|usd| usd.to_string()))
 }
 
 /// The names that a run file gives the hidden tensors that are read: without the seed, which all answers share.
