@@ -33,6 +33,9 @@ pub(crate) use config::SweepError;
 use config::{Sweep, run_file};
 use table::Results;
 
+/// The run file in the sweep's own folder.
+const BASE: &str = "base.toml";
+
 /// A sweep.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
@@ -54,7 +57,7 @@ pub(crate) struct SweepArgs {
 type Stands<'a> = Vec<(&'a Cell, Stand)>;
 
 pub(crate) async fn run(args: SweepArgs, globals: &Globals) -> Result<Exit, Trouble> {
-    let sweep = read(&args.file)?;
+    let (sweep, base) = read(&args.file)?;
     let config = globals.config()?;
     for cell in &sweep.cells {
         // Who is asked must be known before the first of them is.
@@ -66,7 +69,7 @@ pub(crate) async fn run(args: SweepArgs, globals: &Globals) -> Result<Exit, Trou
         return Ok(dry(globals, &sweep, &stands));
     }
     let folder = Path::new(RUNS).join(&sweep.name);
-    let jobs = prepare(&sweep, &stands, &folder)?;
+    let jobs = prepare(&sweep, &base, &stands, &folder)?;
     let interrupt = Interrupt::listen(
         "stopping: the cells under way save their state; the same command goes on from there",
     )?;
@@ -81,18 +84,19 @@ pub(crate) async fn run(args: SweepArgs, globals: &Globals) -> Result<Exit, Trou
     finish(globals, &sweep, &folder, stands.len() - jobs.len(), &ends?, &interrupt)
 }
 
-fn read(file: &Path) -> Result<Sweep, Trouble> {
+/// A sweep, and the text of its run file.
+fn read(file: &Path) -> Result<(Sweep, String), Trouble> {
     let wrong = |source| Trouble::SweepFile { file: file.to_owned(), source };
     let text =
         fs::read_to_string(file).map_err(|source| Trouble::io("cannot read the sweep file", file, source))?;
     let run = file.parent().unwrap_or(Path::new("")).join(run_file(&text).map_err(wrong)?);
     let run = fs::read_to_string(&run)
         .map_err(|source| Trouble::io("cannot read the run file of the sweep", &run, source))?;
-    Sweep::parse(&text, &run).map_err(wrong)
+    Ok((Sweep::parse(&text, &run).map_err(wrong)?, run))
 }
 
-/// Writes the run files of what is not finished, and takes away what is in their way.
-fn prepare(sweep: &Sweep, stands: &Stands<'_>, folder: &Path) -> Result<Vec<Job>, Trouble> {
+/// Writes the sweep file, so that it can be repeated from here, and the run files of what is not finished, and takes away what is in their way.
+fn prepare(sweep: &Sweep, base: &str, stands: &Stands<'_>, folder: &Path) -> Result<Vec<Job>, Trouble> {
     if folder.join("checkpoints").exists() {
         return Err(Trouble::usage(
             format!("`{}` is the folder of a run", folder.display()),
@@ -101,7 +105,9 @@ fn prepare(sweep: &Sweep, stands: &Stands<'_>, folder: &Path) -> Result<Vec<Job>
     }
     let cells = folder.join("cells");
     fs::create_dir_all(&cells).map_err(|source| Trouble::io("cannot make", &cells, source))?;
-    let resolved = toml::to_string_pretty(sweep).map_err(|error| Trouble::failed(error.to_string()))?;
+    let resolved = Sweep { run: BASE.to_owned(), cells: vec![], ..sweep.clone() };
+    let resolved = toml::to_string(&resolved).map_err(|error| Trouble::failed(error.to_string()))?;
+    write(&folder.join(BASE), base)?;
     write(&folder.join("sweep.toml"), &resolved)?;
     let mut jobs = Vec::new();
     for (cell, stand) in stands.iter().filter(|(_, stand)| *stand != Stand::Finished) {

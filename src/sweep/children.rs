@@ -1,14 +1,16 @@
 //! The cells of a sweep as processes: each is this very program that trains one run file, some of them at a time.
 //!
 //! Must not know what a cell scores. Invariants: a cell that ends badly ends alone; a cell is told to stop by the end of its
-//! standard input, so that it hears of it once, and also where this process is killed.
+//! standard input, so that it hears of it once, and also where this process is killed; no two processes train one cell at a
+//! time.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
@@ -16,6 +18,10 @@ use tokio::task::JoinSet;
 
 use crate::interrupt::Interrupt;
 use crate::words::{Exit, Trouble};
+
+/// How often, and in which steps, it is waited for a process that a killed sweep left behind.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Lines of a cell's standard error that are shown where it left no words.
 const LINES_SHOWN: usize = 3;
@@ -95,14 +101,40 @@ pub(crate) async fn train(
     }
 }
 
+/// Opens a job's log and locks it. Its process inherits the lock and holds it for as long as it lives, whatever becomes of
+/// this one; none where another process trains the cell and goes on with it.
+async fn claim(job: &Job) -> Result<Option<File>, Trouble> {
+    let wrong = |source| Trouble::io("cannot write", &job.log, source);
+    let log = File::options().create(true).append(true).open(&job.log).map_err(wrong)?;
+    for _ in 0..ATTEMPTS {
+        match log.try_lock() {
+            Ok(()) => {
+                log.set_len(0).map_err(wrong)?;
+                return Ok(Some(log));
+            }
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(PAUSE).await,
+            Err(TryLockError::Error(source)) => return Err(wrong(source)),
+        }
+    }
+    Ok(None)
+}
+
 /// Trains one job to its end.
 async fn one(mut command: Command, job: &Job, interrupt: &Interrupt) -> Result<End, Trouble> {
-    let log = File::create(&job.log).map_err(|source| Trouble::io("cannot write", &job.log, source))?;
+    let Some(log) = claim(job).await? else {
+        return Ok(End::Failed {
+            what: "another process trains it".to_owned(),
+            hint: Some("is the same sweep running twice?".to_owned()),
+            exit: Exit::Failed,
+        });
+    };
     // One thread a cell: as many cells as cores waste least. In a group of its own Ctrl-C does not reach it: it is told once.
     command.env("RAYON_NUM_THREADS", "1").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     let doing = |source| Trouble::io("cannot run the cell", &job.file, source);
     let mut child = command.spawn().map_err(doing)?;
+    // It holds the log, and with it the lock.
+    drop(command);
     // Taken out: waiting would close it.
     let mut leash = child.stdin.take();
     let ended = child.wait_with_output();

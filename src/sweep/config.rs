@@ -31,8 +31,8 @@ const SHARED: [(&str, &str); 6] = [
 struct Document {
     name: String,
     run: String,
-    budgets: Vec<u64>,
-    seeds: Value,
+    budgets: Option<Vec<u64>>,
+    seeds: Option<Value>,
     jobs: Option<usize>,
     baseline: Option<String>,
     #[serde(default)]
@@ -64,7 +64,7 @@ pub(crate) struct Sweep {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) baseline: Option<String>,
     /// The methods, in the file's order.
-    #[serde(rename = "method")]
+    #[serde(rename(serialize = "method"))]
     pub(crate) methods: Vec<Method>,
     /// One for each method, budget and seed; those of one seed and budget stand together.
     #[serde(skip)]
@@ -102,6 +102,14 @@ pub(crate) enum SweepError {
         value: String,
         /// What it may hold.
         range: String,
+    },
+    /// A method without budgets or seeds.
+    #[error("method `{method}` has no `{key}`: write them beside its name, or for all methods above them")]
+    Missing {
+        /// The method.
+        method: String,
+        /// `budgets` or `seeds`.
+        key: String,
     },
     /// A method changes what all methods share.
     #[error("method `{method}` sets `over.{key}`, which is the same for all methods: {instead}")]
@@ -168,19 +176,20 @@ impl Sweep {
             run: document.run.clone(),
             source: ConfigError::Syntax(error.to_string()),
         })?;
-        let (budgets, seeds) = (budgets("budgets", &document.budgets)?, seeds("seeds", &document.seeds)?);
         let mut methods = Vec::new();
         for table in document.method {
-            let key = |key: &str| format!("method.{}.{key}", table.name);
             named("method.name", &table.name, false)?;
+            let missing = |key: &str| SweepError::Missing { method: table.name.clone(), key: key.to_owned() };
             let method = Method {
-                budgets: match &table.budgets {
-                    None => budgets.clone(),
-                    Some(own) => self::budgets(&key("budgets"), own)?,
+                budgets: match (&table.budgets, &document.budgets) {
+                    (Some(own), _) => budgets(&format!("method.{}.budgets", table.name), own)?,
+                    (None, Some(all)) => budgets("budgets", all)?,
+                    (None, None) => return Err(missing("budgets")),
                 },
-                seeds: match &table.seeds {
-                    None => seeds.clone(),
-                    Some(own) => self::seeds(&key("seeds"), own)?,
+                seeds: match (&table.seeds, &document.seeds) {
+                    (Some(own), _) => seeds(&format!("method.{}.seeds", table.name), own)?,
+                    (None, Some(all)) => seeds("seeds", all)?,
+                    (None, None) => return Err(missing("seeds")),
                 },
                 over: table.over,
                 name: table.name,
@@ -336,6 +345,8 @@ mod tests {
         assert_eq!((run.budget.calls, run.acquire.seed, &run.train.seeds), (50, 1, &vec![1]));
         assert_eq!((run.train.lr, run.train.steps, run.method.name()), (0.01, 7, "kd".to_owned()));
         assert_eq!(sweep.cells[1].run.method.name(), "labels");
+        // What is written into the sweep's folder is the same sweep.
+        assert_eq!(Sweep::parse(&toml::to_string(&sweep).unwrap(), RUN).unwrap(), sweep);
     }
 
     #[test]
@@ -366,6 +377,7 @@ mod tests {
         let said = [
             ("budgets = [250, 100]", "budgetts = [1]"),
             ("seeds = \"0..2\"", "seeds = \"4..2\""),
+            ("seeds = \"0..2\"", ""),
             ("seeds = \"0..2\"", "seeds = [1, 1]"),
             ("budgets = [250, 100]", "budgets = [0]"),
             ("budgets = [50]", "budgets = [5, 5]"),
@@ -384,6 +396,7 @@ mod tests {
         insta::assert_snapshot!(said.join("\n"), @r#"
         unknown key `budgetts`, did you mean `budgets`?; known here: name, run, budgets, seeds, jobs, baseline, method
         `seeds` is "4..2"; it must be a list, or text such as "0..4": at least one seed, each once
+        method `plain` has no `seeds`: write them beside its name, or for all methods above them
         `seeds` is [1, 1]; it must be a list, or text such as "0..4": at least one seed, each once
         `budgets` is [0]; it must be calls, at least one budget, each once
         `method.kd.budgets` is [5, 5]; it must be calls, at least one budget, each once
