@@ -15,6 +15,8 @@ const BOTTOM: f64 = 44.0;
 const LINES: f64 = 5.0;
 /// Height of a line of the legend.
 const LEGEND: f64 = 16.0;
+/// How far the points of one curve stand beside those of the next.
+const ASIDE: f64 = 4.0;
 /// Half the width of an interval's ends.
 const END: f64 = 3.0;
 const COLOURS: [&str; 8] =
@@ -70,8 +72,10 @@ impl Plot<'_> {
         let mut drawn = String::new();
         self.axes(&mut drawn, (low, high, step), &x, &y);
         for (at, (name, points)) in self.curves.iter().enumerate() {
-            curve(&mut drawn, COLOURS[at % COLOURS.len()], points, &x, &y);
             let colour = COLOURS[at % COLOURS.len()];
+            // Beside each other: intervals at the same x would hide each other.
+            let aside = ASIDE * (at as f64 - (self.curves.len() - 1) as f64 / 2.0);
+            curve(&mut drawn, colour, points, &|value| x(value) + aside, &y);
             let (from, line) = (LEFT, HEIGHT + LEGEND * (at + 1) as f64);
             let _ = writeln!(
                 drawn,
