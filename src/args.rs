@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Plan(crate::label::LabelArgs),
     /// Trains a student from bought answers.
     Train(crate::train::TrainArgs),
+    /// Trains methods with budgets and seeds on the same bought answers; ends in a table and plots.
+    Sweep(crate::sweep::SweepArgs),
     /// Shows where every call went, and proves that it adds up.
     Audit(crate::audit::AuditArgs),
     /// Shows and changes limits.
@@ -154,7 +156,10 @@ mod tests {
             ("setup --json", None),
             ("doctor", None),
             ("doctor --repair --json", None),
-            ("sweep SWEEP.toml", Some(InvalidSubcommand)),
+            ("sweep SWEEP.toml --offline --dry-run --jobs 2", None),
+            ("sweep SWEEP.toml --jobs 0", Some(ValueValidation)),
+            ("sweep", Some(MissingRequiredArgument)),
+            ("sweeep SWEEP.toml", Some(InvalidSubcommand)),
         ] {
             let words = std::iter::once("tuition").chain(line.split(' '));
             let found = CommandLine::try_parse_from(words).err().map(|error| error.kind());

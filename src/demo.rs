@@ -190,7 +190,7 @@ async fn teach(
         let split = Arc::clone(split);
         tokio::task::spawn_blocking(move || baseline::fit(&split))
     };
-    let spend = Spend { calls: spent(&config.store)?, usd: None };
+    let spend = Spend { calls: spent(&config.store)?, ..Spend::default() };
     // Not resumed: a checkpoint may belong to another version's settings, or to other files.
     if let Outcome::Interrupted { .. } =
         train::train(run, split, spend, folder, false, interrupt, globals.json).await?

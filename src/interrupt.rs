@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::print;
 use crate::words::{Exit, Trouble};
@@ -23,18 +23,50 @@ impl Interrupt {
     /// # Errors
     /// The system takes no handler.
     pub(crate) fn listen(words: &'static str) -> Result<Self, Trouble> {
+        Self::listen_to(words, std::future::pending())
+    }
+
+    /// Listens for signals and for the end of standard input, which whoever started this process holds open: it hears that
+    /// it shall stop also where that process is killed.
+    ///
+    /// # Errors
+    /// The system takes no handler.
+    pub(crate) fn listen_on_leash(words: &'static str) -> Result<Self, Trouble> {
+        let (end, ended) = oneshot::channel();
+        // A thread that nobody joins: a read of the runtime's own would keep the process from ending.
+        std::thread::spawn(move || {
+            // Whatever is sent means nothing, and a failed read is an end.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            // The listener may be gone with the process.
+            let _ = end.send(());
+        });
+        Self::listen_to(words, async move { drop(ended.await) })
+    }
+
+    fn listen_to(
+        words: &'static str,
+        other: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Self, Trouble> {
         let handler =
             |kind| signal(kind).map_err(|source| Trouble::io("signals cannot be handled", "", source));
         let (mut int, mut term) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
         let (ask, asked) = watch::channel(false);
         tokio::spawn(async move {
-            wait(&mut int, &mut term).await;
+            tokio::select! {
+                () = wait(&mut int, &mut term) => {}
+                () = other => {}
+            }
             print::aside(words);
             ask.send_replace(true);
             wait(&mut int, &mut term).await;
             std::process::exit(Exit::Failed.code().into());
         });
         Ok(Self { asked })
+    }
+
+    /// Whether somebody has asked to stop.
+    pub(crate) fn is_asked(&self) -> bool {
+        *self.asked.borrow()
     }
 
     /// Turns true when somebody asks to stop.

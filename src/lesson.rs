@@ -411,7 +411,8 @@ fn from_questions(run: &RunConfig, questions: Questions, answers: &Answers) -> R
     let rest = if run.method.wants_pool() { &questions.rest[..] } else { &[] };
     let pool = rest.iter().map(record::unasked).collect();
     let split = Split { train, validation, test, pool, classes, layers };
-    Ok(Learnt { split, spend: spend(answers.all()), acquired: questions.acquired })
+    let learnt = answers.learn.iter().chain(answers.checkpoints.iter().flatten());
+    Ok(Learnt { split, spend: spend(answers.all(), learnt), acquired: questions.acquired })
 }
 
 fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learnt, Trouble> {
@@ -422,7 +423,8 @@ fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learn
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
     let test = test.into_iter().map(|example| Example { target: None, ..example }).collect();
     let split = Split { train, validation, test, classes, ..Split::default() };
-    let spend = Spend { calls: 0, usd: Some(Usd::ZERO.to_string()) };
+    let nothing = Some(Usd::ZERO.to_string());
+    let spend = Spend { calls: 0, usd: nothing.clone(), learning_usd: nothing };
     Ok(Learnt { split, spend, acquired: vec![] })
 }
 
@@ -442,25 +444,36 @@ fn from_record(run: &RunConfig, records: &[Arc<Record>]) -> Result<Learnt, Troub
     let keys: Vec<&str> = bought.iter().map(|example| example.key.as_str()).collect();
     let kept: BTreeSet<usize> =
         order(run.acquire.seed, &keys).into_iter().take(run.budget.answers()).collect();
-    let bought = bought
+    let bought: Vec<Example> = bought
         .into_iter()
         .enumerate()
         .filter(|(index, _)| kept.contains(index))
         .map(|(_, example)| example)
         .collect();
+    let learnt: BTreeSet<String> = bought.iter().map(|example| example.key.clone()).collect();
     let (train, validation) = record::set_aside(bought, run.budget.validation, SEED);
     let split = Split { train, validation, test, classes, layers: tensors(&reading), ..Split::default() };
-    Ok(Learnt { split, spend: spend(records.iter()), acquired: vec![] })
+    let learnt = records.iter().filter(|record| learnt.contains(&record.key.to_string()));
+    Ok(Learnt { split, spend: spend(records.iter(), learnt), acquired: vec![] })
 }
 
-/// What the answers cost when they were bought.
-fn spend<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> Spend {
+/// What the answers cost when they were bought, and those among them that are learnt from.
+fn spend<'a>(
+    all: impl Iterator<Item = &'a Arc<Record>>,
+    learnt: impl Iterator<Item = &'a Arc<Record>>,
+) -> Spend {
+    let (calls, usd) = cost(all);
+    Spend { calls, usd, learning_usd: cost(learnt).1 }
+}
+
+/// Calls and dollars; no dollars where an answer has no price.
+fn cost<'a>(records: impl Iterator<Item = &'a Arc<Record>>) -> (u64, Option<String>) {
     let (mut calls, mut usd) = (0u64, Some(Usd::ZERO));
     for record in records {
         calls = calls.saturating_add(record.share.calls);
         usd = usd.zip(record.cost()).and_then(|(sum, cost)| sum.checked_add(cost));
     }
-    Spend { calls, usd: usd.map(|usd| usd.to_string()) }
+    (calls, usd.map(|usd| usd.to_string()))
 }
 
 /// The names that a run file gives the hidden tensors that are read: without the seed, which all answers share.

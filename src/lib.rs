@@ -33,6 +33,7 @@ mod seal;
 mod secret;
 mod serve;
 mod setup;
+mod sweep;
 mod teachers;
 mod till;
 mod train;
@@ -91,6 +92,7 @@ async fn run(line: CommandLine) -> Result<Exit, Trouble> {
         Command::Label(args) => label::run(args, globals).await,
         Command::Plan(args) => plan::run(args, globals).await,
         Command::Train(args) => train::run(args, globals).await,
+        Command::Sweep(args) => sweep::run(args, globals).await,
         Command::Audit(args) => audit::run(&args, globals),
         Command::Budget(args) => budget::run(args, globals).await,
         Command::Resolve(args) => resolve::run(args, globals).await,

@@ -21,7 +21,7 @@ use crate::words::{Exit, Trouble};
 use crate::{print, record};
 
 /// Where run folders lie.
-const RUNS: &str = "runs";
+pub(crate) const RUNS: &str = "runs";
 
 /// A run.
 #[derive(Debug, Args)]
@@ -41,6 +41,9 @@ pub(crate) struct TrainArgs {
     /// `auto` goes on from the checkpoints of the same run, where there are some.
     #[arg(long, value_enum)]
     resume: Option<Resume>,
+    /// Stops, as at Ctrl-C, when standard input ends: whoever started this process holds it open.
+    #[arg(long, hide = true)]
+    leashed: bool,
     /// Shows the resolved run file and what is missing; buys, trains and writes nothing.
     #[arg(long)]
     dry_run: bool,
@@ -71,7 +74,8 @@ pub(crate) async fn run(args: TrainArgs, globals: &Globals) -> Result<Exit, Trou
     if args.dry_run {
         return dry(globals, &run, &lesson);
     }
-    let interrupt = Interrupt::listen("stopping after this step; `--resume auto` goes on from here")?;
+    let words = "stopping after this step; `--resume auto` goes on from here";
+    let interrupt = if args.leashed { Interrupt::listen_on_leash(words) } else { Interrupt::listen(words) }?;
     let Some(learnt) = lesson::learn(&config, &run, lesson, &interrupt, globals.json).await? else {
         return Ok(stopped(globals, &run, "while buying"));
     };
@@ -258,6 +262,7 @@ mod tests {
             seeds: seeds.map(str::to_owned),
             offline: false,
             resume: None,
+            leashed: false,
             dry_run: false,
         };
         let run = args("budget.calls=7", Some("0..3")).run_config().unwrap();

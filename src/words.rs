@@ -22,6 +22,7 @@ use tuition_trainer::teacher::ModelError;
 use crate::config::ConfigError;
 use crate::reconcile::BillError;
 use crate::setup::SetupError;
+use crate::sweep::SweepError;
 
 /// How many known names a message lists.
 const LISTED_MAX: usize = 12;
@@ -110,6 +111,15 @@ pub(crate) enum Trouble {
         #[source]
         source: tuition_trainer::ConfigError,
     },
+    /// A sweep file.
+    #[error("the sweep file `{}`", .file.display())]
+    SweepFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: SweepError,
+    },
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -196,7 +206,7 @@ impl Words {
             Trouble::Train(error) => (chain(error), training(error), Exit::Failed),
             Trouble::Serve(error) => (chain(error), None, Exit::Failed),
             Trouble::Usage { what, hint } => (what.clone(), Some(hint.clone()), Exit::Failed),
-            Trouble::RunFile { .. } | Trouble::Io { .. } | Trouble::Failed(_) => {
+            Trouble::RunFile { .. } | Trouble::SweepFile { .. } | Trouble::Io { .. } | Trouble::Failed(_) => {
                 (chain(trouble), None, Exit::Failed)
             }
         };

@@ -114,7 +114,9 @@ fn every_example_is_understood() {
     let runs: Vec<&PathBuf> = files.iter().filter(|path| **path != configuration).collect();
     assert!(!runs.is_empty());
     for file in runs {
-        let (code, said) = run(&["train", file.to_str().unwrap(), "--dry-run"]);
+        let is_sweep = file.file_stem().is_some_and(|name| name == "sweep");
+        let command = if is_sweep { "sweep" } else { "train" };
+        let (code, said) = run(&[command, file.to_str().unwrap(), "--dry-run"]);
         assert_eq!(code, Some(0), "{}: {said}", file.display());
     }
 }

@@ -24,4 +24,5 @@ mod seal;
 mod security;
 mod store;
 mod support;
+mod sweep;
 mod tables;

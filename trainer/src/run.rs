@@ -229,6 +229,25 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Names the unknown key or kind of a deserialization error, and the nearest known one.
+    #[must_use]
+    pub fn of(error: &toml::de::Error) -> Self {
+        let message = error.message();
+        let (what, rest) =
+            match (message.split_once("unknown field `"), message.split_once("unknown variant `")) {
+                (Some((_, rest)), _) => ("key", rest),
+                (_, Some((_, rest))) => ("kind", rest),
+                _ => return Self::Value(error.to_string().trim_end().to_owned()),
+            };
+        let mut quoted = rest.split('`');
+        let name = quoted.next().unwrap_or_default().to_owned();
+        let known: Vec<String> = quoted.skip(1).step_by(2).map(str::to_owned).collect();
+        let hint = nearest(&name, &known).map(str::to_owned);
+        Self::Unknown { what, name, hint, known: known.join(", ") }
+    }
+}
+
 impl RunConfig {
     /// Reads a run file, with overrides such as `train.lr=0.01` or `method.losses.0.weight=2`.
     ///
@@ -240,7 +259,7 @@ impl RunConfig {
         for assignment in overrides {
             set(&mut table, assignment)?;
         }
-        let config: Self = table.try_into().map_err(|error: toml::de::Error| explain(&error))?;
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::of(&error))?;
         config.check()?;
         Ok(config)
     }
@@ -339,22 +358,6 @@ impl RunConfig {
 /// Refuses a value out of its range.
 fn range(field: &'static str, fine: bool, value: String, range: &'static str) -> Result<(), ConfigError> {
     if fine { Ok(()) } else { Err(ConfigError::Range { field, value, range }) }
-}
-
-/// Names the unknown key or kind of a deserialization error, and the nearest known one.
-fn explain(error: &toml::de::Error) -> ConfigError {
-    let message = error.message();
-    let (what, rest) = match (message.split_once("unknown field `"), message.split_once("unknown variant `"))
-    {
-        (Some((_, rest)), _) => ("key", rest),
-        (_, Some((_, rest))) => ("kind", rest),
-        _ => return ConfigError::Value(error.to_string().trim_end().to_owned()),
-    };
-    let mut quoted = rest.split('`');
-    let name = quoted.next().unwrap_or_default().to_owned();
-    let known: Vec<String> = quoted.skip(1).step_by(2).map(str::to_owned).collect();
-    let hint = nearest(&name, &known).map(str::to_owned);
-    ConfigError::Unknown { what, name, hint, known: known.join(", ") }
 }
 
 /// Sets one value in a table by its dotted path; a value that is no TOML is taken as text.

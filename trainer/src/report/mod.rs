@@ -24,6 +24,9 @@ pub struct Spend {
     pub calls: u64,
     /// Dollars as a decimal string; absent where nothing is priced.
     pub usd: Option<String>,
+    /// Of these dollars what the answers cost that are learnt from, in training and validation; absent as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_usd: Option<String>,
 }
 
 /// A row of comparison: something that answered the same test part.

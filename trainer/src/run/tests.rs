@@ -137,7 +137,7 @@ fn files(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 #[test]
 fn a_run_leaves_the_pinned_folder_and_the_same_one_again() {
     let (config, split) = (parse(&[]).unwrap(), split());
-    let spend = || Spend { calls: 60, usd: Some("0.120000000".into()) };
+    let spend = || Spend { calls: 60, usd: Some("0.120000000".into()), learning_usd: None };
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let report = finished(train_run(&config, &split, spend(), one.path(), &control(false)).unwrap());
     assert_eq!((report.calls, report.seeds.clone()), (60, vec![0, 1]));

@@ -1,0 +1,297 @@
+//! What a sweep came to, for people: tables for the terminal, as markdown and as a page with plots.
+//!
+//! Must not compute anything but where ink goes. Invariant: the page has no scripts or links, and every text from outside
+//! is escaped; the three forms show the same tables.
+
+use tuition_trainer::{Measure, Measures};
+
+use super::plot::{Plot, Point, escape};
+use super::table::{Bound, Needed, Results, Row};
+use crate::print;
+
+/// A table with its title.
+struct Table {
+    title: String,
+    heads: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+fn tables(results: &Results) -> Vec<Table> {
+    let priced = results.table.iter().any(|row| row.usd.is_some());
+    let mut heads = vec!["method", "calls"];
+    if priced {
+        heads.push("dollars");
+    }
+    heads.extend(["seeds", "accuracy", "agreement", "ECE", "loss"]);
+    let row = |row: &Row, measures: &Measures, money: bool| {
+        let mut cells = vec![row.method.clone(), row.budget.to_string()];
+        if money {
+            cells.push(row.usd.map_or_else(|| "-".to_owned(), |usd| usd.to_string()));
+        }
+        cells.push(measures.loss.values.len().max(measures.agreement.values.len()).to_string());
+        cells.extend([&measures.accuracy, &measures.agreement, &measures.ece, &measures.loss].map(measure));
+        cells
+    };
+    let owned = |heads: &[&str]| heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>();
+    let mut tables = vec![Table {
+        title: "Quality".to_owned(),
+        rows: results.table.iter().map(|one| row(one, &one.test, priced)).collect(),
+        heads: owned(&heads),
+    }];
+    let Some(baseline) = &results.baseline else { return tables };
+    heads.retain(|head| *head != "dollars");
+    let against = results.table.iter();
+    tables.push(Table {
+        title: format!("The same minus `{baseline}`, with the same calls and seeds"),
+        rows: against.filter_map(|one| Some(row(one, one.against_baseline.as_ref()?, false))).collect(),
+        heads: owned(&heads),
+    });
+    for race in &results.calls_needed {
+        let rows = race.methods.iter().map(|method| {
+            let (calls, factor) = needed(method);
+            vec![method.method.clone(), calls, factor]
+        });
+        tables.push(Table {
+            title: format!(
+                "Calls needed for the {} that `{baseline}` reaches with {} ({:.4})",
+                race.by, race.budget, race.target
+            ),
+            heads: owned(&["method", "calls", "saved"]),
+            rows: rows.collect(),
+        });
+    }
+    tables.retain(|table| !table.rows.is_empty());
+    tables
+}
+
+/// Mean and half the interval.
+fn measure(measure: &Measure) -> String {
+    match (measure.mean, measure.ci95) {
+        (Some(mean), Some(half)) => format!("{mean:.4} ± {half:.4}"),
+        (Some(mean), None) => format!("{mean:.4}"),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+/// Calls, and the baseline's calls over them.
+fn needed(needed: &Needed) -> (String, String) {
+    let Needed { bound, calls, factor, .. } = needed;
+    match bound {
+        Bound::About => (format!("{calls:.0}"), format!("{factor:.2} x")),
+        Bound::AtMost => (format!("{calls:.0} or fewer"), format!("{factor:.2} x or more")),
+        Bound::MoreThan => (format!("more than {calls:.0}"), format!("less than {factor:.2} x")),
+    }
+}
+
+/// What is said under the tables.
+fn notes(results: &Results) -> Vec<String> {
+    let mut notes = vec![
+        "Means over seeds ± half of the 95 % interval (Student's t), on the part that is held out, by which nothing was \
+         chosen. A seed draws the order of buying and the student's first weights."
+            .to_owned(),
+    ];
+    if results.table.iter().any(|row| row.usd.is_some()) {
+        notes.push(
+            "Dollars are what the answers of one cell cost that it learns from; cells share them.".to_owned(),
+        );
+    }
+    if !results.calls_needed.is_empty() {
+        notes.push(
+            "Calls needed: where the means first reach it, linear in the logarithm of the calls between two budgets.".to_owned(),
+        );
+    }
+    if !results.unfinished.is_empty() {
+        let names: Vec<String> = results.unfinished.iter().map(|name| format!("`{name}`")).collect();
+        notes.push(format!("Not finished, and not in these numbers: {}.", names.join(", ")));
+    }
+    notes
+}
+
+/// For a terminal.
+pub(crate) fn text(results: &Results) -> String {
+    let table = |table: Table| {
+        let heads: Vec<&str> = table.heads.iter().map(String::as_str).collect();
+        format!("{}\n{}", table.title, print::table(&heads, &table.rows))
+    };
+    tables(results).into_iter().map(table).collect::<Vec<_>>().join("\n\n")
+}
+
+/// Markdown to paste.
+pub(crate) fn markdown(results: &Results) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let table = |table: &Table| {
+        let rule = format!("|{}\n", " --- |".repeat(table.heads.len()));
+        let rows: String = table.rows.iter().map(|row| line(row)).collect();
+        format!("## {}\n\n{}{rule}{rows}", table.title, line(&table.heads))
+    };
+    let tables: Vec<String> = tables(results).iter().map(table).collect();
+    format!("# {}\n\n{}\n{}\n", results.sweep, tables.join("\n"), notes(results).join("\n\n"))
+}
+
+/// A page that is readable offline.
+pub(crate) fn html(results: &Results) -> String {
+    let cells = |tag: &str, cells: &[String]| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let table = |table: &Table| {
+        let rows: String = table.rows.iter().map(|row| cells("td", row)).collect();
+        format!("<h2>{}</h2>\n<table>{}{rows}</table>\n", escape(&table.title), cells("th", &table.heads))
+    };
+    let plots: String =
+        plots(results).into_iter().map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n")).collect();
+    let tables: String = tables(results).iter().map(table).collect();
+    let notes: String = notes(results).iter().map(|note| format!("<p>{}</p>\n", escape(note))).collect();
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\n<style>body{{font:16px/1.5 \
+         system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}}table{{border-collapse:collapse}}\
+         td,th{{padding:.3em .8em;border-bottom:1px solid #ccc;text-align:right}}td:first-child,th:first-child\
+         {{text-align:left}}svg{{max-width:100%}}</style></head>\n<body><h1>{name}</h1>\n{plots}{tables}{notes}</body></html>\n",
+        name = escape(&results.sweep),
+    )
+}
+
+/// Quality against calls, and against dollars where every row has a price that is no gift.
+fn plots(results: &Results) -> Vec<(String, String)> {
+    type Pick = fn(&Measures) -> &Measure;
+    let measures: [(&str, Pick); 2] =
+        [("Accuracy", |measures| &measures.accuracy), ("Agreement", |measures| &measures.agreement)];
+    let dollars = |row: &Row| row.usd.map(|usd| usd.nanos()).filter(|nanos| *nanos > 0);
+    let priced = results.table.iter().all(|row| dollars(row).is_some());
+    let mut names: Vec<&str> = vec![];
+    for row in &results.table {
+        if !names.contains(&row.method.as_str()) {
+            names.push(&row.method);
+        }
+    }
+    let mut plots = Vec::new();
+    for (what, pick) in measures {
+        for money in [false, true] {
+            if money && !priced {
+                continue;
+            }
+            let point = |row: &Row| {
+                let measure = pick(&row.test);
+                // A place on paper, no money.
+                let x = if money { dollars(row)? as f64 / 1e9 } else { row.budget as f64 };
+                Some(Point { x, y: measure.mean?, half: measure.ci95 })
+            };
+            let curve = |name: &&'_ str| -> Vec<Point> {
+                results.table.iter().filter(|row| row.method == *name).filter_map(point).collect()
+            };
+            let title = format!("{what} against {}", if money { "dollars" } else { "calls" });
+            let plot = Plot {
+                title: &title,
+                across: if money { "dollars for the answers of one cell" } else { "calls" },
+                curves: names.iter().map(|name| (*name, curve(name))).collect(),
+                level: results
+                    .teacher_accuracy
+                    .filter(|_| what == "Accuracy")
+                    .map(|level| ("teacher", level)),
+            };
+            plots.extend(plot.svg().map(|svg| (title.clone(), svg)));
+        }
+    }
+    plots
+}
+
+#[cfg(test)]
+mod tests {
+    use tuition_ledger::Usd;
+
+    use super::super::table::Race;
+    use super::*;
+
+    fn results() -> Results {
+        let measures = |values: &[f64]| Measures {
+            accuracy: Measure::of(values.to_vec()),
+            agreement: Measure::of(values.to_vec()),
+            ece: Measure::of(vec![]),
+            loss: Measure::of(values.to_vec()),
+        };
+        let row = |method: &str, budget: u64, against: Option<Measures>| Row {
+            method: method.to_owned(),
+            budget,
+            seeds: vec![0, 1],
+            usd: Some(Usd::from_nanos(budget * 1_000_000)),
+            test: measures(&[0.5, 0.75]),
+            against_baseline: against,
+        };
+        let needed = |method: &str, bound, calls: f64| Needed {
+            method: method.into(),
+            bound,
+            calls,
+            factor: 250.0 / calls,
+        };
+        Results {
+            sweep: "s<1>".into(),
+            baseline: Some("kd".into()),
+            cells: vec![],
+            unfinished: vec!["s.ckd.250.s1".into()],
+            table: vec![
+                row("kd", 100, None),
+                row("kd", 250, None),
+                row("ckd", 100, Some(measures(&[0.25, 0.25]))),
+            ],
+            calls_needed: vec![Race {
+                by: "accuracy",
+                budget: 250,
+                target: 0.625,
+                methods: vec![
+                    needed("kd", Bound::About, 250.0),
+                    needed("ckd", Bound::AtMost, 100.0),
+                    needed("none", Bound::MoreThan, 250.0),
+                ],
+            }],
+            teacher_accuracy: Some(0.9),
+        }
+    }
+
+    #[test]
+    fn the_tables_can_be_pasted() {
+        insta::assert_snapshot!(markdown(&results()), @r"
+        # s<1>
+
+        ## Quality
+
+        | method | calls | dollars | seeds | accuracy | agreement | ECE | loss |
+        | --- | --- | --- | --- | --- | --- | --- | --- |
+        | kd | 100 | 0.100000000 | 2 | 0.6250 ± 1.5883 | 0.6250 ± 1.5883 | - | 0.6250 ± 1.5883 |
+        | kd | 250 | 0.250000000 | 2 | 0.6250 ± 1.5883 | 0.6250 ± 1.5883 | - | 0.6250 ± 1.5883 |
+        | ckd | 100 | 0.100000000 | 2 | 0.6250 ± 1.5883 | 0.6250 ± 1.5883 | - | 0.6250 ± 1.5883 |
+
+        ## The same minus `kd`, with the same calls and seeds
+
+        | method | calls | seeds | accuracy | agreement | ECE | loss |
+        | --- | --- | --- | --- | --- | --- | --- |
+        | ckd | 100 | 2 | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 | - | 0.2500 ± 0.0000 |
+
+        ## Calls needed for the accuracy that `kd` reaches with 250 (0.6250)
+
+        | method | calls | saved |
+        | --- | --- | --- |
+        | kd | 250 | 1.00 x |
+        | ckd | 100 or fewer | 2.50 x or more |
+        | none | more than 250 | less than 1.00 x |
+
+        Means over seeds ± half of the 95 % interval (Student's t), on the part that is held out, by which nothing was chosen. A seed draws the order of buying and the student's first weights.
+
+        Dollars are what the answers of one cell cost that it learns from; cells share them.
+
+        Calls needed: where the means first reach it, linear in the logarithm of the calls between two budgets.
+
+        Not finished, and not in these numbers: `s.ckd.250.s1`.
+        ");
+    }
+
+    #[test]
+    fn the_page_has_plots_and_no_scripts() {
+        let page = html(&results());
+        assert_eq!(page.matches("<svg").count(), 4, "{page}");
+        assert_eq!(page.matches("<table>").count(), 3, "{page}");
+        assert!(page.contains("s&lt;1&gt;") && !page.contains("<script") && !page.contains("http"), "{page}");
+        let mut unpriced = results();
+        unpriced.table[1].usd = None;
+        assert_eq!(html(&unpriced).matches("<svg").count(), 2);
+    }
+}
