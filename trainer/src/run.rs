@@ -445,13 +445,16 @@ pub fn train_run(
         Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
     };
     // Without a teacher the labels are all there is.
-    let alone_scores = if config.method == alone || config.teacher.is_none() {
+    let same = config.method == alone || config.teacher.is_none();
+    let alone_scores = if same {
         seeds.scores.clone()
-    } else {
+    } else if config.train.alone {
         match train_seeds(&alone_task, split, Some((&checkpoints, "alone")), control)? {
             Seeds::Trained(alone) => alone.scores,
             Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
         }
+    } else {
+        vec![]
     };
     let report = Report {
         method: config.method.name(),

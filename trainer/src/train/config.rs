@@ -40,6 +40,9 @@ pub struct TrainConfig {
     /// values. The running statistics of batch normalisation are taken anew for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Whether the same student is also trained on the teacher's classes alone, for the report's row `student_alone`; it takes
+    /// as many steps again.
+    pub alone: bool,
     /// Steps between two looks at the validation part.
     pub evaluate_every: usize,
     /// Looks without progress before a seed stops; 0 never stops.
@@ -69,6 +72,7 @@ impl Default for TrainConfig {
             clip: None,
             augment: None,
             ema: None,
+            alone: true,
             evaluate_every: 100,
             patience: 0,
             until: None,
