@@ -495,10 +495,10 @@ fn reading<'a>(
     let least_probability = teacher.least_probability;
     let output = teacher.output.clone();
     let reading = Reading { input: None, output, least_probability, gives, seen, layers: vec![] };
-    match run.method.curriculum {
-        None => Ok(reading),
+    match run.method.wants_hidden() {
+        false => Ok(reading),
         // Of the teacher itself: its checkpoints are asked for their outputs.
-        Some(_) => Ok(reading.with_layers(records.filter(|record| record.query.teacher == teacher.name))?),
+        true => Ok(reading.with_layers(records.filter(|record| record.query.teacher == teacher.name))?),
     }
 }
 

@@ -38,11 +38,12 @@ pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
 pub use export::{CheckError, Model, TOLERANCE, check_export};
 pub use loss::{
     CkdLoss, DistLoss, DkdLoss, Form, KdLoss, Labels, LabelsLoss, LogitMseLoss, LossConfig, LossError,
-    RankingLoss, RkdLoss, TopKLoss, Tuples, check_losses,
+    RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss, Tuples, check_losses,
 };
 pub use method::{
-    CHECKPOINT, CurriculumConfig, CurriculumError, LayerPair, Match, MethodConfig, ProgressiveConfig,
-    ProgressiveError, ProxyConfig, ProxyError, WarmUpConfig, WarmUpError, WarmUpKind,
+    CHECKPOINT, ConsistencyConfig, ConsistencyError, CurriculumConfig, CurriculumError, LayerPair, Match,
+    MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError, WarmUpConfig, WarmUpError,
+    WarmUpKind,
 };
 pub use optimizer::{Rule, Schedule};
 pub use report::{Report, Row, Spend};

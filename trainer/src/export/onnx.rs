@@ -11,7 +11,8 @@ use prost::Message;
 use super::image;
 use crate::example::PADDING;
 use crate::student::{
-    Built, ByteConv, ByteConvConfig, FACTOR, FLOOR, Linear, MODULUS, Mlp, SCALE, SHAPE_ORDERS, folded,
+    Built, ByteConv, ByteConvConfig, FACTOR, FLOOR, Linear, MODULUS, Mlp, SCALE, SHAPE_ORDERS, Student,
+    folded,
 };
 
 #[derive(Clone, PartialEq, Message)]

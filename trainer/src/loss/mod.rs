@@ -12,6 +12,9 @@ mod labels;
 mod logit_mse;
 mod ranking;
 mod rkd;
+mod sampled;
+mod sp;
+mod taid;
 mod top_k;
 
 use candle_core::{DType, Result, Tensor};
@@ -30,6 +33,10 @@ pub(crate) use labels::cross_entropy;
 pub use logit_mse::LogitMseLoss;
 pub use ranking::RankingLoss;
 pub use rkd::RkdLoss;
+pub use sampled::SampledLoss;
+pub use sp::SpLoss;
+pub(crate) use taid::Interpolation;
+pub use taid::TaidLoss;
 pub use top_k::TopKLoss;
 
 /// What a loss says of itself.
@@ -53,6 +60,18 @@ pub(crate) trait Loss {
     /// The shape of the tuples that it wants drawn, if any.
     fn tuples(&self) -> Option<Shape> {
         None
+    }
+    /// Its settings, if it learns classes that are drawn once for each example.
+    fn samples(&self) -> Option<&SampledLoss> {
+        None
+    }
+    /// Its settings, if its target moves from the student to the teacher.
+    fn interpolates(&self) -> Option<&TaidLoss> {
+        None
+    }
+    /// Whether it holds the student's features against a hidden tensor of the teacher's.
+    fn compares_features(&self) -> bool {
+        false
     }
     /// The loss of a batch before its weight; a scalar.
     fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor>;
@@ -101,6 +120,12 @@ kinds! {
     TopK(TopKLoss) = "top-k",
     /// The teacher's order of the classes.
     Ranking(RankingLoss) = "ranking",
+    /// A few classes drawn from the teacher's distribution.
+    Sampled(SampledLoss) = "sampled",
+    /// A target between the student and the teacher.
+    Taid(TaidLoss) = "taid",
+    /// Similarities between inputs.
+    Sp(SpLoss) = "sp",
 }
 
 /// Whose word on an input's class a loss takes.
@@ -163,6 +188,18 @@ pub enum LossError {
     /// Two comparative losses that look at different tuples.
     #[error("the `ckd` losses of one run must share `positives`, `negatives`, `combine` and `tuples`")]
     Tuples,
+    /// Features are compared, and the answers hold none.
+    #[error("loss `{loss}` compares the teacher's hidden tensors, and its answers hold none")]
+    Hidden {
+        /// The loss.
+        loss: &'static str,
+    },
+    /// Two losses of a kind whose state a run holds once.
+    #[error("a run has at most one loss `{loss}`")]
+    Twice {
+        /// The loss.
+        loss: &'static str,
+    },
     /// A comparison that has no closed form.
     #[error(
         "`tuples = \"all\"` has a closed form for `form = \"mse\"` with `combine` other than \"mixup\" only"
@@ -189,9 +226,31 @@ pub(crate) struct Batch {
     pub(crate) truth: Option<Tensor>,
     /// The weights `[m, k]` of tuples, where the batch is one of tuples: n = m k.
     pub(crate) weights: Option<Tensor>,
+    /// The shares `[n, C]` of classes drawn from the teacher's distribution, where a loss wants them.
+    pub(crate) samples: Option<Tensor>,
+    /// The teacher's last recorded hidden tensor `[n, r]`, where a loss wants it.
+    pub(crate) hidden: Option<Tensor>,
+    /// The student's features `[n, m]`, where a loss wants them.
+    pub(crate) features: Option<Tensor>,
+    /// The teacher's share in a target that moves from the student to it.
+    pub(crate) share: f64,
 }
 
 impl Batch {
+    /// A batch of answers alone.
+    pub(crate) fn of(teacher: Option<Tensor>, labels: Tensor) -> Self {
+        Self {
+            teacher,
+            labels,
+            truth: None,
+            weights: None,
+            samples: None,
+            hidden: None,
+            features: None,
+            share: 1.0,
+        }
+    }
+
     fn classes(&self, of: Labels) -> Result<&Tensor> {
         match of {
             Labels::Teacher => Ok(&self.labels),
@@ -261,6 +320,21 @@ impl LossConfig {
         self.loss().tuples()
     }
 
+    /// Its settings, if it learns classes that are drawn once for each example.
+    pub(crate) fn samples(&self) -> Option<&SampledLoss> {
+        self.loss().samples()
+    }
+
+    /// Its settings, if its target moves from the student to the teacher.
+    pub(crate) fn interpolates(&self) -> Option<&TaidLoss> {
+        self.loss().interpolates()
+    }
+
+    /// Whether it holds the student's features against a hidden tensor of the teacher's.
+    pub(crate) fn compares_features(&self) -> bool {
+        self.loss().compares_features()
+    }
+
     fn check(&self) -> std::result::Result<(), LossError> {
         let judge = Judge { loss: self.name() };
         judge.positive("weight", self.loss().weight())?;
@@ -290,6 +364,14 @@ pub fn check_losses(losses: &[LossConfig], gives: Signal) -> std::result::Result
         loss.check()?;
         if !gives.serves(loss.needs()) {
             return Err(LossError::Signal { loss: loss.name(), needs: loss.needs(), gives });
+        }
+    }
+    for (loss, stateful) in [
+        ("taid", losses.iter().filter(|loss| loss.interpolates().is_some()).count()),
+        ("sampled", losses.iter().filter(|loss| loss.samples().is_some()).count()),
+    ] {
+        if stateful > 1 {
+            return Err(LossError::Twice { loss });
         }
     }
     let mut shapes = losses.iter().filter(|loss| matches!(loss, LossConfig::Ckd(_))).map(LossConfig::tuples);
@@ -323,7 +405,7 @@ pub(crate) mod tests {
         pub(crate) hot: Tensor,
     }
 
-    fn fixture() -> (Var, Fixture) {
+    pub(crate) fn fixture() -> (Var, Fixture) {
         let cpu = &Device::Cpu;
         let s = Var::new(&[[1f32, -0.5, 0.25], [0.0, 2.0, -1.0], [0.5, 0.5, 3.0], [-1.0, 0.75, 0.0]], cpu)
             .unwrap();
@@ -356,7 +438,7 @@ pub(crate) mod tests {
     fn losses_compose_with_their_weights() {
         let (_, Fixture { s, t, y, .. }) = fixture();
         let weights = Tensor::new(&[[1f32, -1.0], [1.0, -1.0]], &Device::Cpu).unwrap();
-        let batch = Batch { teacher: Some(t), labels: y, truth: None, weights: Some(weights) };
+        let batch = Batch { weights: Some(weights), ..Batch::of(Some(t), y) };
         for (losses, expected) in [
             (vec!["kind = 'labels'", "kind = 'kd'\nweight = 2.0"], 0.774_566 + 2.0 * 0.577_878_1),
             (vec!["kind = 'logit-mse'\nweight = 0.5"], 0.5 * 1.682_291_6),

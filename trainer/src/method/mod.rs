@@ -3,6 +3,7 @@
 //! This room must not know files or the loop. Invariant: everything here works on answers that were already recorded;
 //! no method asks a teacher.
 
+mod consistency;
 mod curriculum;
 mod mixup;
 mod offset;
@@ -15,12 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::LossConfig;
 
+pub use consistency::{ConsistencyConfig, ConsistencyError};
 pub(crate) use curriculum::extraction;
 pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
 pub(crate) use mixup::Mixup;
 pub(crate) use offset::fix_offset;
 pub use phase::CHECKPOINT;
-pub(crate) use phase::{Head, Phase, PlanError};
+pub(crate) use phase::{Head, Phase, PlanError, column};
 pub(crate) use progressive::progressive;
 pub use progressive::{ProgressiveConfig, ProgressiveError};
 pub(crate) use proxy::centred;
@@ -40,6 +42,9 @@ pub struct MethodConfig {
     /// Whether inputs and their targets are mixed in pairs.
     #[serde(default)]
     pub mixup: bool,
+    /// Whether boxes of images are, and their targets in proportion.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cutmix: bool,
     /// What the student learns of the teacher's hidden layers first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<CurriculumConfig>,
@@ -52,6 +57,14 @@ pub struct MethodConfig {
     /// Who labels the inputs that nobody asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxyConfig>,
+    /// How views of inputs that nobody asked about are held together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<ConsistencyConfig>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn yes() -> bool {
@@ -72,10 +85,12 @@ impl MethodConfig {
         };
         let progressive = if self.progressive.is_some() { "progressive, then " } else { "" };
         let warm_up = if self.warm_up.is_some() { "warm-up, then " } else { "" };
+        let consistency = if self.consistency.is_some() { " with consistency" } else { "" };
         let proxy = if self.proxy.is_some() { " with a proxy teacher" } else { "" };
         format!(
-            "{warm_up}{before}{progressive}{}{}{offset}{proxy}",
+            "{warm_up}{before}{progressive}{}{}{}{offset}{consistency}{proxy}",
             if self.mixup { "mixup " } else { "" },
+            if self.cutmix { "cutmix " } else { "" },
             losses.join(" + ")
         )
     }
@@ -83,7 +98,18 @@ impl MethodConfig {
     /// Whether it has a use for inputs that nobody asked about.
     #[must_use]
     pub fn wants_pool(&self) -> bool {
-        self.proxy.is_some() || self.warm_up.is_some()
+        self.proxy.is_some() || self.warm_up.is_some() || self.consistency.is_some()
+    }
+
+    /// Whether it learns from the teacher's hidden tensors.
+    #[must_use]
+    pub fn wants_hidden(&self) -> bool {
+        self.curriculum.is_some() || self.losses.iter().any(LossConfig::compares_features)
+    }
+
+    /// Whether inputs are mixed in pairs.
+    pub(crate) fn mixes(&self) -> bool {
+        self.mixup || self.cutmix
     }
 
     /// These losses and nothing else.
@@ -93,10 +119,12 @@ impl MethodConfig {
             losses,
             offset_fix: true,
             mixup: false,
+            cutmix: false,
             curriculum: None,
             progressive: None,
             warm_up: None,
             proxy: None,
+            consistency: None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::student::{Inputs, Mode, Student};
 /// Puts the mean difference between the teacher's and the student's logits into the student's output bias.
 pub(crate) fn fix_offset(student: &dyn Student, inputs: &Inputs, teacher: &Tensor) -> Result<()> {
     let difference = (teacher - student.forward(inputs, Mode::Inference)?)?.mean(0)?.detach();
-    let bias = student.output_bias();
+    let bias = &student.output().bias;
     bias.set(&(bias.as_tensor() + difference)?)
 }
 
@@ -41,9 +41,9 @@ mod tests {
         let shift = Tensor::new(&[[3f32, -2.0, 0.5]], &cpu).unwrap();
         let teacher =
             student.forward(&inputs, Mode::Inference).unwrap().broadcast_add(&shift).unwrap().detach();
-        let before = student.output_bias().to_vec1::<f32>().unwrap();
+        let before = student.output().bias.to_vec1::<f32>().unwrap();
         fix_offset(&student, &inputs, &teacher).unwrap();
-        let after = student.output_bias().to_vec1::<f32>().unwrap();
+        let after = student.output().bias.to_vec1::<f32>().unwrap();
         for (class, expected) in [3f32, -2.0, 0.5].into_iter().enumerate() {
             assert!((after[class] - before[class] - expected).abs() < 1e-5);
         }

@@ -62,7 +62,7 @@ pub enum ProxyError {
         why: &'static str,
     },
     /// Two ways of making a batch.
-    #[error("`method.proxy` and `method.mixup` do not go together")]
+    #[error("`method.proxy` does not go together with `mixup` or `cutmix`")]
     Mixup,
     /// A number out of its range.
     #[error("`method.proxy.{field}` is {value}; it must be {range}")]
@@ -86,7 +86,7 @@ impl ProxyConfig {
         check("steps", self.steps != Some(0), 0.0, "1 or more")?;
         check("weight", self.weight > 0.0 && self.weight.is_finite(), self.weight, "above 0")?;
         check("lr", self.lr.is_none_or(|lr| lr > 0.0), self.lr.unwrap_or(0.0), "above 0")?;
-        if method.mixup {
+        if method.mixes() {
             return Err(ProxyError::Mixup);
         }
         let refused = |loss: &LossConfig| match loss {
@@ -94,6 +94,8 @@ impl ProxyConfig {
                 Some("compares drawn tuples: `tuples = \"all\"` compares a batch")
             }
             loss if loss.asks_truth() => Some("asks for the truth"),
+            loss if loss.samples().is_some() => Some("draws from recorded answers"),
+            loss if loss.compares_features() => Some("compares the teacher's recorded features"),
             _ => None,
         };
         let found = method.losses.iter().find_map(|loss| refused(loss).map(|why| (loss.name(), why)));
@@ -108,6 +110,7 @@ impl ProxyConfig {
         MethodConfig {
             warm_up: self.warm_up.clone(),
             proxy: None,
+            consistency: None,
             curriculum: None,
             progressive: None,
             ..method.clone()
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!(refused(kd, "weight = 0.0", 5), "`method.proxy.weight` is 0; it must be above 0");
         assert_eq!(
             refused(&format!("{kd}\nmixup = true"), "", 5),
-            "`method.proxy` and `method.mixup` do not go together"
+            "`method.proxy` does not go together with `mixup` or `cutmix`"
         );
         assert_eq!(
             refused("losses = [{ kind = 'labels', of = 'truth' }]", "", 5),

@@ -64,7 +64,7 @@ fn width() -> usize {
 }
 
 /// Views that small grey images bear.
-fn views() -> Augment {
+pub(super) fn views() -> Augment {
     Augment { crop: 4, flip: true, rotate: 15.0, scale: 0.15, gain: 0.4, cutout: 12 }
 }
 

@@ -160,11 +160,6 @@ impl ByteConv {
         self.ends.as_ref()
     }
 
-    /// The last layer.
-    pub(crate) fn output(&self) -> &Linear {
-        &self.output
-    }
-
     /// A convolution as one matrix product: `[n, l, c]` to `[n, l', filters]`, l' = (l - kernel) / stride + 1.
     fn convolve(&self, input: &Tensor, layer: &Linear) -> Result<Tensor> {
         let (n, length, _) = input.dims3()?;
@@ -244,10 +239,6 @@ impl Student for ByteConv {
         Ok(Inputs(views))
     }
 
-    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        self.output.forward(&self.features(inputs, mode)?)
-    }
-
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         self.hidden(inputs, 0, mode)
     }
@@ -282,8 +273,8 @@ impl Student for ByteConv {
         &self.parameters
     }
 
-    fn output_bias(&self) -> &Var {
-        &self.output.bias
+    fn output(&self) -> &Linear {
+        &self.output
     }
 
     fn mixable(&self) -> bool {

@@ -3,7 +3,7 @@
 //! It must not know which network it is. Invariant: images are converted once a pass, and the rows that come in are
 //! never written to.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 
 use super::layers::{Forward, Layers};
 use super::parameters::{Linear, Parameters};
@@ -59,10 +59,6 @@ impl<N: Network> Student for ImageStudent<N> {
         vectors(examples, self.image.iter().product(), device)
     }
 
-    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        self.network.walk(&mut Forward { mode }, to_images(&inputs.0[0], self.image)?)
-    }
-
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         self.network.features(&mut Forward { mode }, to_images(&inputs.0[0], self.image)?)
     }
@@ -81,8 +77,8 @@ impl<N: Network> Student for ImageStudent<N> {
         self.network.parameters()
     }
 
-    fn output_bias(&self) -> &Var {
-        &self.network.output().bias
+    fn output(&self) -> &Linear {
+        self.network.output()
     }
 
     fn mixable(&self) -> bool {

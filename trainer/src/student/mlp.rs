@@ -2,7 +2,7 @@
 //!
 //! It must not know how it is trained. Invariant: plain candle operators only, whose gradients are right.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 
 use super::parameters::{Linear, Parameters};
 use super::{Inputs, Mode, Student, vectors};
@@ -45,10 +45,6 @@ impl Student for Mlp {
         vectors(examples, self.layers[0].weight.dim(1)?, device)
     }
 
-    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        self.layers[self.depth()].forward(&self.features(inputs, mode)?)
-    }
-
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         match self.depth().checked_sub(1) {
             Some(last) => self.hidden(inputs, last, mode),
@@ -72,8 +68,8 @@ impl Student for Mlp {
         &self.parameters
     }
 
-    fn output_bias(&self) -> &Var {
-        &self.layers[self.layers.len() - 1].bias
+    fn output(&self) -> &Linear {
+        &self.layers[self.depth()]
     }
 
     fn mixable(&self) -> bool {

@@ -12,7 +12,7 @@ mod mlp;
 mod parameters;
 mod resnet;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::example::{Example, Input};
@@ -209,6 +209,11 @@ impl Inputs {
         self.0.iter().map(|view| view.index_select(rows, 0)).collect::<Result<_>>().map(Self)
     }
 
+    /// How many examples they are.
+    pub(crate) fn count(&self) -> Result<usize> {
+        self.0[0].dim(0)
+    }
+
     /// `count` examples from `start` on.
     pub(crate) fn narrow(&self, start: usize, count: usize) -> Result<Self> {
         self.0.iter().map(|view| view.narrow(0, start, count)).collect::<Result<_>>().map(Self)
@@ -228,6 +233,16 @@ impl Inputs {
     pub(crate) fn mix(&self, other: &Self, lambda: f64) -> Result<Self> {
         let pairs = self.0.iter().zip(&other.0);
         pairs.map(|(one, two)| (one * lambda)? + (two * (1.0 - lambda))?).collect::<Result<_>>().map(Self)
+    }
+
+    /// These where `kept` is 1 and `others` where it is 0, one number a value of an input.
+    pub(crate) fn patch(&self, others: &Self, kept: &[f32]) -> Result<Self> {
+        let pairs = self.0.iter().zip(&others.0);
+        let patched = pairs.map(|(one, two)| {
+            let kept = Tensor::from_slice(kept, (1, kept.len()), one.device())?;
+            one.broadcast_mul(&kept)? + two.broadcast_mul(&(1.0 - kept)?)?
+        });
+        patched.collect::<Result<_>>().map(Self)
     }
 }
 
@@ -257,7 +272,9 @@ pub(crate) trait Student {
     /// Turns examples into tensors.
     fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs>;
     /// Inputs to logits `[n, C]`.
-    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor>;
+    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
+        self.output().forward(&self.features(inputs, mode)?)
+    }
     /// Inputs to what its last linear layer sees: `[n, m]`.
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor>;
     /// How many hidden layers it has.
@@ -266,8 +283,8 @@ pub(crate) trait Student {
     fn hidden(&self, inputs: &Inputs, layer: usize, mode: Mode) -> Result<Tensor>;
     /// The variables and buffers.
     fn parameters(&self) -> &Parameters;
-    /// The bias that is added to the logits, one value a class.
-    fn output_bias(&self) -> &Var;
+    /// The last linear layer; its bias is added to the logits, one value a class.
+    fn output(&self) -> &Linear;
     /// Whether inputs can be mixed value by value.
     fn mixable(&self) -> bool;
 }
@@ -312,10 +329,6 @@ impl Student for Built {
         self.inner().inputs(examples, device)
     }
 
-    fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
-        self.inner().forward(inputs, mode)
-    }
-
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         self.inner().features(inputs, mode)
     }
@@ -332,8 +345,8 @@ impl Student for Built {
         self.inner().parameters()
     }
 
-    fn output_bias(&self) -> &Var {
-        self.inner().output_bias()
+    fn output(&self) -> &Linear {
+        self.inner().output()
     }
 
     fn mixable(&self) -> bool {

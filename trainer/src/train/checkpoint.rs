@@ -58,6 +58,12 @@ pub(crate) struct About {
     /// Where the order of the proxy's labels stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pool: Option<Place>,
+    /// Where the order of the views of the pool stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unasked: Option<Place>,
+    /// The bits of a moving target's share, of the average drop of the loss, and of the last loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) interpolation: Option<(u64, u64, Option<u64>)>,
     /// The bits of the best validation loss; text would round it.
     pub(crate) best_bits: Option<u32>,
     pub(crate) stale: usize,

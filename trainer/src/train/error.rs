@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use crate::augment::AugmentError;
 use crate::example::SplitError;
 use crate::loss::LossError;
-use crate::method::{CurriculumError, PlanError, ProgressiveError, ProxyError, WarmUpError};
+use crate::method::{
+    ConsistencyError, CurriculumError, PlanError, ProgressiveError, ProxyError, WarmUpError,
+};
 use crate::student::StudentError;
 
 /// Why a student was not trained.
@@ -31,6 +33,9 @@ pub enum TrainError {
     /// There is no proxy teacher.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// Nothing can be consistent.
+    #[error(transparent)]
+    Consistency(#[from] ConsistencyError),
     /// Images that cannot be changed so.
     #[error(transparent)]
     Changes(#[from] AugmentError),
@@ -49,7 +54,7 @@ pub enum TrainError {
     },
     /// Mixup where nothing can be mixed.
     #[error(
-        "`mixup` needs inputs of numbers and losses of single examples; student `{student}` with these losses has not both"
+        "`mixup` needs inputs of numbers (`cutmix` images) and losses of single examples, and only one of them can be; student `{student}` with these losses has not all of that"
     )]
     Mixup {
         /// The student's kind.

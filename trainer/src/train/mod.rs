@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::Comparison;
 use crate::example::argmax;
-use crate::loss::{Batch, cross_entropy, kd, total};
+use crate::loss::{Batch, Interpolation, cross_entropy, kd, total};
 use crate::method::{Mixup, centred, fix_offset};
 use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
@@ -135,7 +135,7 @@ pub(crate) fn train(
         if !value.is_finite() {
             return Err(TrainError::Diverged { seed, step, loss: value });
         }
-        let (lr, gradient_norm) = run.take(&loss.backward()?)?;
+        let (lr, gradient_norm) = run.take(&loss.backward()?, value)?;
         let row = MetricRow { seed, step: step + 1, loss: value, lr, gradient_norm, ..EMPTY };
         run.look(row)?;
         let validation = run.rows.last().and_then(|row| row.validation_loss);
@@ -183,7 +183,11 @@ struct Run<'a> {
     augmenting: ChaCha8Rng,
     /// What the proxy says of the pool, and the order in which it is learnt.
     labels: Option<(Tensor, Sampler)>,
+    /// The order in which inputs of the pool are held together.
+    unasked: Option<Sampler>,
     average: Option<Average>,
+    /// The teacher's share in a target that moves towards it.
+    interpolation: Option<Interpolation>,
     /// The phase of the curriculum that is learnt now; none once the losses are.
     stage: Option<Stage>,
     /// Steps of the curriculum's phases so far.
@@ -209,7 +213,13 @@ impl<'a> Run<'a> {
             mixing: stream(seed, 3),
             augmenting: stream(seed, 4),
             labels: labels.map(|(labels, pool)| (labels, Sampler::new(pool.count, stream(seed, 5)))),
+            unasked: task
+                .pool
+                .as_ref()
+                .filter(|_| task.method.consistency.is_some())
+                .map(|pool| Sampler::new(pool.count, stream(seed, 6))),
             average: task.config.ema.map(Average::new),
+            interpolation: task.interpolates().map(Interpolation::start),
             stage: Stage::start(task, seed, 0, &student)?,
             before: 0,
             task,
@@ -236,7 +246,7 @@ impl<'a> Run<'a> {
     }
 
     /// Steps along the gradients; the rate, and the norm of all gradients.
-    fn take(&mut self, gradients: &GradStore) -> candle_core::Result<(f32, f32)> {
+    fn take(&mut self, gradients: &GradStore, loss: f32) -> candle_core::Result<(f32, f32)> {
         if let Some(stage) = &mut self.stage {
             self.before += 1;
             return stage.take(gradients);
@@ -246,6 +256,10 @@ impl<'a> Run<'a> {
         self.step += 1;
         if let Some(average) = &mut self.average {
             average.follow(&self.student)?;
+        }
+        if let (Some(interpolation), Some(config)) = (&mut self.interpolation, self.task.interpolates()) {
+            let done = self.step as f64 / self.task.config.steps as f64;
+            interpolation.follow(config, f64::from(loss), done);
         }
         Ok((lr, norm))
     }
@@ -257,28 +271,61 @@ impl<'a> Run<'a> {
         }
         let losses = &self.task.method.losses;
         let drawn = self.sampler.draw(self.task.config.batch);
-        if self.task.method.mixup {
-            let mixup = Mixup::draw(&drawn, &mut self.mixing);
+        let share = self.interpolation.map_or(1.0, |interpolation| interpolation.share);
+        if self.task.method.mixes() {
+            let mixup = match self.task.student.image().filter(|_| self.task.method.cutmix) {
+                Some(image) => Mixup::cut(&drawn, image, &mut self.mixing),
+                None => Mixup::draw(&drawn, &mut self.mixing),
+            };
             let (inputs, own, other) = self.task.mixed(&drawn, &mixup)?;
             let inputs = self.augmented(inputs)?;
             let logits = self.student.forward(&inputs, Mode::Training)?;
-            let own = (total(losses, &logits, &own)? * mixup.lambda)?;
-            return own + (total(losses, &logits, &other)? * (1.0 - mixup.lambda))?;
+            let own = (total(losses, &logits, &Batch { share, ..own })? * mixup.lambda)?;
+            return own + (total(losses, &logits, &Batch { share, ..other })? * (1.0 - mixup.lambda))?;
         }
         let (inputs, batch) = match &self.comparisons {
             None => self.task.batch(&drawn, None)?,
             Some(all) => self.compared(&drawn, all)?,
         };
-        let inputs = self.augmented(inputs)?;
-        let Some((others, theirs)) = self.proxied()? else {
-            return total(losses, &self.student.forward(&inputs, Mode::Training)?, &batch);
+        let mut inputs = self.augmented(inputs)?;
+        let own = batch.labels.dim(0)?;
+        // One pass over everything, so that batches are normalised over all of it.
+        let proxied = self.proxied()?;
+        let views = self.views()?;
+        for others in proxied.iter().map(|(others, _)| others).chain(views.iter().flatten()) {
+            inputs = inputs.and(others)?;
+        }
+        let features = self.student.features(&inputs, Mode::Training)?;
+        let logits = self.student.output().forward(&features)?;
+        let batch = Batch { features: Some(features.narrow(0, 0, own)?), share, ..batch };
+        let mut loss = total(losses, &logits.narrow(0, 0, own)?, &batch)?;
+        let mut seen = own;
+        if let (Some((_, theirs)), Some(proxy)) = (proxied, &self.task.method.proxy) {
+            let count = theirs.labels.dim(0)?;
+            let theirs = Batch { share, ..theirs };
+            loss = (loss + (total(losses, &logits.narrow(0, seen, count)?, &theirs)? * proxy.weight)?)?;
+            seen += count;
+        }
+        if let (Some([weak, strong]), Some(consistency)) = (views, &self.task.method.consistency) {
+            let (count, behind) = (weak.count()?, strong.count()?);
+            let (weak, strong) = (logits.narrow(0, seen, count)?, logits.narrow(0, seen + count, behind)?);
+            loss = (loss + consistency.term(&weak, &strong)?)?;
+        }
+        Ok(loss)
+    }
+
+    /// A weak and a strong view of the next inputs of the pool.
+    fn views(&mut self) -> candle_core::Result<Option<[Inputs; 2]>> {
+        let task = self.task;
+        let (Some(sampler), Some(consistency)) = (&mut self.unasked, &task.method.consistency) else {
+            return Ok(None);
         };
-        // One pass, so that batches are normalised over both.
-        let (own, more) = (batch.labels.dim(0)?, theirs.labels.dim(0)?);
-        let logits = self.student.forward(&inputs.and(&others)?, Mode::Training)?;
-        let weight = self.task.method.proxy.as_ref().map_or(1.0, |proxy| proxy.weight);
-        let pooled = (total(losses, &logits.narrow(0, own, more)?, &theirs)? * weight)?;
-        total(losses, &logits.narrow(0, 0, own)?, &batch)? + pooled
+        let (Some(pool), Some(image)) = (&task.pool, task.student.image()) else { return Ok(None) };
+        let drawn = sampler.draw(consistency.batch);
+        let inputs = pool.inputs.select(&Tensor::new(&drawn[..], &task.device)?)?;
+        let weak = self.augmented(inputs.clone())?;
+        let strong = consistency.strong.apply(inputs, image, &mut self.augmenting)?;
+        Ok(Some([weak, strong]))
     }
 
     /// The next inputs of the pool with the proxy's labels.
@@ -377,6 +424,10 @@ impl<'a> Run<'a> {
                 mixing: self.mixing.get_word_pos().to_string(),
                 augmenting: self.augmenting.get_word_pos().to_string(),
                 pool: self.labels.as_ref().map(|(_, sampler)| sampler.place()),
+                unasked: self.unasked.as_ref().map(Sampler::place),
+                interpolation: self.interpolation.map(|Interpolation { share, drop, last }| {
+                    (share.to_bits(), drop.to_bits(), last.map(f64::to_bits))
+                }),
                 before: self.before,
                 stage: self.stage.as_ref().map(Stage::place),
                 best_bits: self.best.as_ref().map(|(loss, _)| loss.to_bits()),
@@ -401,6 +452,8 @@ impl<'a> Run<'a> {
             mixing,
             augmenting,
             pool,
+            unasked,
+            interpolation,
             before,
             stage,
             best_bits,
@@ -431,6 +484,14 @@ impl<'a> Run<'a> {
         self.augmenting.set_word_pos(augmenting.parse().ok()?);
         if let Some((_, sampler)) = &mut self.labels {
             sampler.go_to(&pool?)?;
+        }
+        if let Some(sampler) = &mut self.unasked {
+            sampler.go_to(&unasked?)?;
+        }
+        if self.interpolation.is_some() {
+            let (share, drop, last) = interpolation?;
+            let [share, drop] = [share, drop].map(f64::from_bits);
+            self.interpolation = Some(Interpolation { share, drop, last: last.map(f64::from_bits) });
         }
         if let Some(average) = &mut self.average {
             average.values = state.average;

@@ -9,8 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Split, Target};
-use crate::loss::{Batch, LossConfig, LossError, check_losses};
-use crate::method::{MethodConfig, Mixup, Phase, PlanError, extraction, progressive, warm_up};
+use crate::loss::{Batch, LossConfig, LossError, TaidLoss, check_losses};
+use crate::method::{
+    CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, column, extraction, progressive, warm_up,
+};
 use crate::student::{Built, Inputs, Mode, Student, StudentConfig};
 
 /// A split, a student and a method, ready for any number of seeds.
@@ -41,6 +43,9 @@ pub(crate) struct Part {
     pub(crate) teacher: Option<Tensor>,
     pub(crate) labels: Tensor,
     truth: Option<Tensor>,
+    /// Shares of classes drawn from the teacher's distribution, and its last hidden tensor, where a loss wants them.
+    samples: Option<Tensor>,
+    hidden: Option<Tensor>,
 }
 
 /// Inputs without answers.
@@ -83,8 +88,14 @@ impl Task {
         let device = Device::Cpu;
         let classes = split.classes.len();
         let built = student.build(&sample, classes, 0, &device)?;
-        if method.mixup && (!built.mixable() || method.losses.iter().any(|loss| loss.tuples().is_some())) {
+        let single = |loss: &LossConfig| loss.tuples().is_none() && !loss.compares_features();
+        let mixable = built.mixable() && (!method.cutmix || student.image().is_some());
+        let once = !(method.mixup && method.cutmix);
+        if method.mixes() && !(mixable && once && method.losses.iter().all(single)) {
             return Err(TrainError::Mixup { student: student.name() });
+        }
+        if let Some(consistency) = &method.consistency {
+            consistency.check(method, student, split.pool.len())?;
         }
         let phases = plan(split, &built, student, method, &device)?;
         if config.augment.is_some() && student.image().is_none() {
@@ -115,8 +126,11 @@ impl Task {
             None
         };
         let part = |examples: &[Example]| Part::new(&built, examples, &device);
+        let mut train = part(&split.train)?;
+        train.samples = samples(&method.losses, &split.train, &device)?;
+        train.hidden = hidden(&method.losses, split, &device)?;
         Ok(Self {
-            train: part(&split.train)?,
+            train,
             validation: if split.validation.is_empty() { None } else { Some(part(&split.validation)?) },
             pool,
             phases,
@@ -147,6 +161,11 @@ impl Task {
         Some(sample(self.train.count, shape, TUPLES_LIMIT, rng))
     }
 
+    /// The settings of a loss whose target moves towards the teacher, if there is one.
+    pub(crate) fn interpolates(&self) -> Option<&TaidLoss> {
+        self.method.losses.iter().find_map(LossConfig::interpolates)
+    }
+
     /// The digest of all that decides a run's numbers, but for the seed; a checkpoint carries it.
     pub(crate) fn digest(&self) -> String {
         let settings = serde_json::json!({
@@ -167,11 +186,13 @@ impl Task {
         let rows = Tensor::new(rows, &self.device)?;
         let pick =
             |tensor: &Option<Tensor>| tensor.as_ref().map(|all| all.index_select(&rows, 0)).transpose();
+        let labels = self.train.labels.index_select(&rows, 0)?;
         let batch = Batch {
-            teacher: pick(&self.train.teacher)?,
-            labels: self.train.labels.index_select(&rows, 0)?,
             truth: pick(&self.train.truth)?,
             weights,
+            samples: pick(&self.train.samples)?,
+            hidden: pick(&self.train.hidden)?,
+            ..Batch::of(pick(&self.train.teacher)?, labels)
         };
         Ok((self.train.inputs.select(&rows)?, batch))
     }
@@ -198,15 +219,18 @@ impl Task {
         let rows = Tensor::new(rows, &self.device)?;
         let logits = logits.index_select(&rows, 0)?;
         let labels = logits.argmax(1)?;
-        let batch = Batch { teacher: Some(logits), labels, truth: None, weights: None };
-        Ok((pool.inputs.select(&rows)?, batch))
+        Ok((pool.inputs.select(&rows)?, Batch::of(Some(logits), labels)))
     }
 
     /// Mixed inputs, with the targets of both sides.
     pub(crate) fn mixed(&self, rows: &[u32], mixup: &Mixup) -> candle_core::Result<(Inputs, Batch, Batch)> {
         let (inputs, batch) = self.batch(rows, None)?;
         let (others, other_batch) = self.batch(&mixup.partners, None)?;
-        Ok((inputs.mix(&others, mixup.lambda)?, batch, other_batch))
+        let mixed = match &mixup.kept {
+            Some(kept) => inputs.patch(&others, kept)?,
+            None => inputs.mix(&others, mixup.lambda)?,
+        };
+        Ok((mixed, batch, other_batch))
     }
 }
 
@@ -260,8 +284,34 @@ impl Part {
             teacher,
             labels: Tensor::new(labels, device)?,
             truth: truth.map(|classes| Tensor::new(classes, device)).transpose()?,
+            samples: None,
+            hidden: None,
         })
     }
+}
+
+/// What a loss wants drawn from the teacher's distribution, for every training example.
+fn samples(
+    losses: &[LossConfig],
+    examples: &[Example],
+    device: &Device,
+) -> candle_core::Result<Option<Tensor>> {
+    let Some(loss) = losses.iter().find_map(LossConfig::samples) else { return Ok(None) };
+    let shares = |example: &Example| match &example.target {
+        Some(Target::Logits(scores) | Target::LogProbabilities(scores)) => loss.shares(&example.key, scores),
+        Some(Target::Label(_)) | None => vec![],
+    };
+    let all: Vec<f32> = examples.iter().flat_map(shares).collect();
+    Tensor::from_vec(all, (examples.len(), ()), device).map(Some)
+}
+
+/// The teacher's last hidden tensor for every training example, where a loss wants it.
+fn hidden(losses: &[LossConfig], split: &Split, device: &Device) -> Result<Option<Tensor>, TrainError> {
+    let Some(loss) = losses.iter().find(|loss| loss.compares_features()) else { return Ok(None) };
+    let last = split.layers.iter().rposition(|layer| !layer.starts_with(CHECKPOINT));
+    let place = last.ok_or(LossError::Hidden { loss: loss.name() })?;
+    let width = split.train[0].hidden[place].len();
+    Ok(Some(column(&split.train, place, width, device)?))
 }
 
 fn check_truth(losses: &[LossConfig], examples: &[Example]) -> Result<(), LossError> {

@@ -42,7 +42,7 @@ fn method(losses: &str) -> MethodConfig {
     toml::from_str(losses).unwrap()
 }
 
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 12] = [
     "losses = [{ kind = 'ckd' }]",
     "losses = [{ kind = 'ckd', tuples = 'all', positives = 2 }]",
     "losses = [{ kind = 'ckd', form = 'kl' }, { kind = 'logit-mse' }]",
@@ -53,6 +53,9 @@ const METHODS: [&str; 9] = [
     "losses = [{ kind = 'ckd' }]\ncurriculum = { steps = 30, match = 'direct' }",
     "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 1000, patience = 1 }",
     "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 10 }\nprogressive = { steps = 15 }",
+    "losses = [{ kind = 'taid', rate = 0.05 }]",
+    "losses = [{ kind = 'sampled' }]",
+    "losses = [{ kind = 'kd' }, { kind = 'sp' }]",
 ];
 
 fn config(rule: Rule) -> TrainConfig {
@@ -165,8 +168,9 @@ fn image_students_resume_bit_for_bit_with_their_statistics_and_augmentation() {
     let config = TrainConfig { steps: 16, augment, ..config(Rule::Adamw) };
     for student in image_students() {
         let curriculum = "losses = [{ kind = 'kd' }]\ncurriculum = { steps = 6 }";
-        for losses in ["losses = [{ kind = 'labels' }, { kind = 'kd' }]", METHODS[0], METHODS[3], curriculum]
-        {
+        let cut = "losses = [{ kind = 'labels' }, { kind = 'kd' }]\ncutmix = true";
+        let plain = "losses = [{ kind = 'labels' }, { kind = 'kd' }]";
+        for losses in [plain, METHODS[0], METHODS[3], curriculum, cut] {
             let method = method(losses);
             let task = Task::new(&split, &student, &method, &config).unwrap();
             let straight = finished(train(&task, 5, None, &control(false)).unwrap());

@@ -84,6 +84,8 @@ fn image_students_warm_up_by_views_and_resume_bit_for_bit() {
     let proxy = format!(
         "proxy = {{ student = {{ kind = 'cnn', image = [1, 6, 6], {stages} }}, batch = 8, steps = 12, {warm} }}"
     );
+    let consistent = "losses = [{ kind = 'kd' }]\nconsistency = { batch = 8, threshold = 0.5, strong = { crop = 1, gain = 0.3 } }";
+    check_resumes(&split, &image_students()[0], consistent, &config, false);
     for student in image_students() {
         check_resumes(
             &split,
@@ -149,6 +151,26 @@ fn what_cannot_be_is_refused_by_name() {
     assert_eq!(refused(&split(), &never), "`warm_up.steps` is 0; it must be 1 or more");
     let proxy = format!("{kd}\nproxy = {{ {PROXY} }}");
     assert!(refused(&split(), &proxy).starts_with("`method.proxy` labels inputs that nobody asked about"));
+    let consistency = format!("{kd}\nconsistency = {{}}");
+    assert_eq!(
+        refused(&with_pool(split(), 40), &consistency),
+        "`method.consistency` compares views of images; student `mlp` takes none"
+    );
+    assert!(
+        refused(&split(), "losses = [{ kind = 'labels' }]\ncutmix = true")
+            .starts_with("`mixup` needs inputs of numbers")
+    );
+    let bare = Split {
+        layers: vec![],
+        train: vec![Example { hidden: vec![], ..split().train[0].clone() }],
+        ..split()
+    };
+    let sp = refused(&bare, "losses = [{ kind = 'sp' }]");
+    assert_eq!(sp, "loss `sp` compares the teacher's hidden tensors, and its answers hold none");
+    assert_eq!(
+        refused(&split(), "losses = [{ kind = 'taid' }, { kind = 'taid' }]"),
+        "a run has at most one loss `taid`"
+    );
     let mut answered = with_pool(split(), 40);
     answered.pool[3].target = Some(Target::Label(0));
     assert_eq!(refused(&answered, kd), "`pool-3` in the pool has a recorded answer");

@@ -1,0 +1,108 @@
+//! Similarity-preserving distillation: inputs that are alike to the teacher shall be alike to the student.
+//!
+//! With features A of a batch, one row an input, G = A A^T with each row scaled to length 1; the loss is
+//! ||G_student - G_teacher||^2 / b^2. The student's features are those that its last linear layer sees; the teacher's are a
+//! recorded hidden tensor, whose projection keeps inner products in expectation (Johnson and Lindenstrauss). Source: arXiv
+//! 1907.09682.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Loss, missing, one};
+use crate::example::Signal;
+
+/// The settings of the loss `sp`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpLoss {
+    /// The weight in the sum; its authors': 3000.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+impl Loss for SpLoss {
+    fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    fn needs(&self) -> Signal {
+        Signal::Label
+    }
+
+    fn compares_features(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&self, _logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let (student, teacher) =
+            batch.features.as_ref().zip(batch.hidden.as_ref()).ok_or_else(|| missing("features"))?;
+        similar(student, teacher)
+    }
+}
+
+/// The mean square of the differences between the scaled similarities of `[b, m]` and `[b, r]`.
+fn similar(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    let scaled = |rows: &Tensor| {
+        let all = rows.matmul(&rows.t()?.contiguous()?)?;
+        // A row without any length stays without.
+        let lengths = (all.sqr()?.sum_keepdim(1)? + 1e-24)?.sqrt()?;
+        all.broadcast_div(&lengths)
+    };
+    (scaled(student)? - scaled(teacher)?)?.sqr()?.mean_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::tests::{Fixture, fixture};
+
+    /// The definition in f64.
+    fn by_definition(student: &[Vec<f64>], teacher: &[Vec<f64>]) -> f64 {
+        let scaled = |rows: &[Vec<f64>]| -> Vec<Vec<f64>> {
+            let dot = |one: &Vec<f64>, two: &Vec<f64>| one.iter().zip(two).map(|(a, b)| a * b).sum::<f64>();
+            rows.iter()
+                .map(|one| {
+                    let row: Vec<f64> = rows.iter().map(|two| dot(one, two)).collect();
+                    let length = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+                    row.into_iter().map(|value| value / length).collect()
+                })
+                .collect()
+        };
+        let (one, two) = (scaled(student).concat(), scaled(teacher).concat());
+        one.iter().zip(&two).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / one.len() as f64
+    }
+
+    #[test]
+    fn it_and_its_gradient_are_the_definition() {
+        let (var, Fixture { s, t, .. }) = fixture();
+        let wide = |rows: &Tensor| -> Vec<Vec<f64>> {
+            let rows = rows.to_vec2::<f32>().unwrap();
+            rows.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
+        };
+        let (student, teacher) = (wide(&s), wide(&t));
+        let loss = similar(&s, &t).unwrap();
+        let expected = by_definition(&student, &teacher);
+        assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
+        let gradients = loss.backward().unwrap();
+        let found = gradients.get(&var).unwrap().to_vec2::<f32>().unwrap();
+        for (row, values) in found.iter().enumerate() {
+            for (column, found) in values.iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut student = student.clone();
+                    student[row][column] += by;
+                    by_definition(&student, &teacher)
+                };
+                let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((f64::from(*found) - slope).abs() < 1e-5, "{found} {slope}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_turned_and_stretched_is_as_similar_as_before() {
+        let (_, Fixture { t, .. }) = fixture();
+        let turn = Tensor::new(&[[0f32, -3.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 3.0]], t.device()).unwrap();
+        let loss = similar(&t.matmul(&turn).unwrap(), &t).unwrap().to_scalar::<f32>().unwrap();
+        assert!(loss < 1e-10, "{loss}");
+    }
+}
