@@ -1,8 +1,8 @@
 //! Random-sampling distillation: cross-entropy with a few classes drawn from the teacher's distribution, for answers too large
 //! to keep whole.
 //!
-//! - sum_i p^_i log q_i with p^_i = count_i / N over N draws from the teacher, made once for each example: unbiased for the whole
-//! cross-entropy, where the truncated top k is not. Source: Sparse Logit Sampling, arXiv 2503.16870.
+//! The loss is - sum_i p^_i log q_i with p^_i = count_i / N over N draws from the teacher, made once for each example: unbiased
+//! for the whole cross-entropy, where the truncated top k is not. Source: Sparse Logit Sampling, arXiv 2503.16870.
 
 use candle_core::{Result, Tensor};
 use candle_nn::ops::log_softmax;
