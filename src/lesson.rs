@@ -12,7 +12,7 @@ use tuition_ledger::{OpenError, QueryKey, Record, Recorded, StoreUrl, Usd, recor
 use tuition_trainer::acquire::{self, Pool};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
-use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx};
+use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx, images, jsonl, parquet};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
@@ -244,6 +244,7 @@ fn take(open: Vec<Question>, picks: &[Pick]) -> (Vec<Question>, Vec<Question>) {
 
 /// The questions of a data set in their two parts, in the order in which they are bought.
 fn pool(run: &RunConfig, form: &Form, collected: Collected) -> Result<Pool, Trouble> {
+    let classes = collected.classes.clone();
     let questions = acquire::questions(form, collected)?;
     let pool = match &run.data.test {
         TestPart::Share(share) => Pool::of(questions, *share, SEED),
@@ -253,7 +254,9 @@ fn pool(run: &RunConfig, form: &Form, collected: Collected) -> Result<Pool, Trou
                 Source::Idx => run.data.test_label.as_deref(),
                 _ => run.data.label.as_deref(),
             };
-            let test = acquire::questions(form, collect(&run.data, Path::new(place), label)?)?;
+            let place = Path::new(place);
+            let held_out = collect(&run.data, place, label)?.among(&classes, place)?;
+            let test = acquire::questions(form, held_out)?;
             Pool::with_test(questions, test, SEED)
         }
     };
@@ -520,6 +523,9 @@ fn collect(data: &DataConfig, place: &Path, label: Option<&str>) -> Result<Colle
     match data.source {
         Source::Csv => csv::read(place, label),
         Source::Idx => idx::read(place, label.map(Path::new)),
+        Source::Images => images::read(place, data.image),
+        Source::Jsonl => jsonl::read(place, data.input.as_deref(), label),
+        Source::Parquet => parquet::read(place, data.input.as_deref(), label),
         Source::Files | Source::Record => files::read(place, &files::Window::default()),
     }
 }

@@ -11,7 +11,7 @@ use tuition_ledger::{Budget, Desk, DeskError, Limit, Mode, Origin, Record, Scope
 use tuition_proxy::Api;
 use tuition_trainer::acquire::{self, Buyer, Purchase, Stopped};
 use tuition_trainer::data::files::Window;
-use tuition_trainer::data::{Collected, DataError, csv, files, idx};
+use tuition_trainer::data::{Collected, DataError, csv, files, idx, jsonl, parquet};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::local::LocalTeacher;
 use tuition_trainer::port::Port;
@@ -158,8 +158,8 @@ fn model(teacher: &config::Teacher) -> Result<&str, Trouble> {
     Ok(model)
 }
 
-/// Reads a CSV file (`.csv`, `.csv.gz`) or an IDX file (`-ubyte`, `.idx`, also with `.gz`; its labels are a file too) as
-/// vectors, anything else as files of bytes.
+/// Reads a CSV file (`.csv`), JSON Lines (`.jsonl`), a Parquet file (`.parquet`) or an IDX file (`-ubyte`, `.idx`; its labels are
+/// a file too) as vectors, all but Parquet also with `.gz`; anything else as files of bytes.
 ///
 /// # Errors
 /// Unreadable, empty or malformed data.
@@ -168,6 +168,10 @@ pub(crate) fn collect(place: &Path, label: Option<&str>) -> Result<Collected, Da
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     if name.ends_with(".csv") {
         csv::read(place, label)
+    } else if name.ends_with(".jsonl") {
+        jsonl::read(place, None, label)
+    } else if name.ends_with(".parquet") {
+        parquet::read(place, None, label)
     } else if name.ends_with("-ubyte") || name.ends_with(".idx") {
         idx::read(place, label.map(Path::new))
     } else {

@@ -181,3 +181,34 @@ fn what_a_run_without_a_teacher_or_a_policy_without_a_purchase_asks_for_is_refus
     }
     assert!(!folder.join("tuition.store").exists(), "nothing was to be bought");
 }
+
+/// Two blobs in files of each kind: what is learnt from one is learnt from the others, to the bit.
+#[test]
+fn lines_of_json_teach_what_a_csv_file_teaches() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let csv = rings(200);
+    let lines = csv.lines().skip(1).map(|line| {
+        let [x, y, label] = line.split(',').collect::<Vec<_>>().try_into().unwrap();
+        format!("{{\"point\": [{x}, {y}], \"ring\": {label}}}\n")
+    });
+    fs::write(folder.join("rings.jsonl"), lines.collect::<String>()).unwrap();
+    fs::write(folder.join("rings.csv"), &csv).unwrap();
+    let of_csv = TEACHER.replace("steps = 1500", "steps = 40");
+    let of_lines = of_csv
+        .replace("name = \"teacher\"", "name = \"lines\"")
+        .replace("source = \"csv\"", "source = \"jsonl\"");
+    let of_lines = of_lines
+        .replace("rings.csv", "rings.jsonl")
+        .replace("label = \"label\"", "input = \"point\"\nlabel = \"ring\"");
+    for (name, text) in [("csv.toml", of_csv), ("lines.toml", of_lines)] {
+        fs::write(folder.join(name), text).unwrap();
+        let (code, _, said) = run(folder, &["train", name, "--json"]);
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_eq!(report(folder, "teacher")["test"], report(folder, "lines")["test"]);
+    let (code, _, said) = run(folder, &["train", "lines.toml", "--set", "data.label=rings"]);
+    assert!(code == 2 && said.contains("has no column `rings`, did you mean `ring`?"), "{said}");
+    let (code, _, said) = run(folder, &["train", "csv.toml", "--set", "data.input=x"]);
+    assert!(code == 2 && said.contains("`data.input` is `x`; it must be absent"), "{said}");
+}

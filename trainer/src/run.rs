@@ -109,7 +109,13 @@ pub struct DataConfig {
     /// For `record`: the run whose bought answers are the data set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// The truth: for `csv` its column, for `idx` the file of the labels.
+    /// For `jsonl` the field of the numbers (`input` where none is named), for `parquet` a column of lists (every column of numbers).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// For `images`: channels, height and width that all are brought to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<[usize; 3]>,
+    /// The truth: for `csv`, `jsonl` and `parquet` its column, for `idx` the file of the labels; of `images` it is the folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// The test part.
@@ -128,10 +134,66 @@ pub enum Source {
     Csv,
     /// Images of IDX files.
     Idx,
+    /// PNG and JPEG files, a folder a class.
+    Images,
+    /// Objects in lines of JSON.
+    Jsonl,
+    /// Columns of a Parquet file.
+    Parquet,
     /// Files as bytes.
     Files,
     /// What a client bought through the proxy.
     Record,
+}
+
+impl Source {
+    /// Its name in a run file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Idx => "idx",
+            Self::Images => "images",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::Files => "files",
+            Self::Record => "record",
+        }
+    }
+}
+
+impl DataConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let refused = |field, value: String, range| self::range(field, false, value, range);
+        match (&self.input, self.source) {
+            (None, _) | (_, Source::Jsonl | Source::Parquet) => {}
+            (Some(input), _) => refused(
+                "data.input",
+                format!("`{input}`"),
+                "absent, unless `data.source` is `jsonl` or `parquet`",
+            )?,
+        }
+        match (&self.image, self.source) {
+            (None, _) => {}
+            (Some([1 | 3, 1..=4096, 1..=4096]), Source::Images) => {}
+            (Some(image), Source::Images) => {
+                refused(
+                    "data.image",
+                    format!("{image:?}"),
+                    "1 or 3 channels, and a height and a width of 1 to 4096",
+                )?;
+            }
+            (Some(image), _) => {
+                refused("data.image", format!("{image:?}"), "absent, unless `data.source` is `images`")?;
+            }
+        }
+        match (&self.label, self.source) {
+            (Some(label), Source::Images) => {
+                refused("data.label", format!("`{label}`"), "absent: of images the folder is the label")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The test part: a share of the data set by key, or a source of its own.
@@ -345,12 +407,11 @@ impl RunConfig {
             let needed = "absent, unless `data.test` is a path and `data.source` is `idx`";
             range("data.test_label", false, format!("`{label}`"), needed)?;
         }
+        self.data.check()?;
         match (self.data.source, &self.data.path, &self.data.run) {
             (Source::Record, _, None) => Err(ConfigError::Missing { source_kind: "record", field: "run" }),
-            (Source::Csv, None, _) => Err(ConfigError::Missing { source_kind: "csv", field: "path" }),
-            (Source::Idx, None, _) => Err(ConfigError::Missing { source_kind: "idx", field: "path" }),
-            (Source::Files, None, _) => Err(ConfigError::Missing { source_kind: "files", field: "path" }),
-            _ => Ok(()),
+            (Source::Record, ..) | (_, Some(_), _) => Ok(()),
+            (source, None, _) => Err(ConfigError::Missing { source_kind: source.name(), field: "path" }),
         }
     }
 }

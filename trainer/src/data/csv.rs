@@ -145,7 +145,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn beginning_of_names(names: &[String]) -> String {
+pub(super) fn beginning_of_names(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut words: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
     if names.len() > SHOWN {
@@ -169,7 +169,7 @@ fn row(path: &Path, text: &[u8]) -> Result<ByteRecord, DataError> {
 }
 
 /// The class of each label, and the classes' names.
-fn classes(
+pub(super) fn classes(
     path: &Path,
     column: &str,
     labels: &[(u64, String)],

@@ -14,8 +14,12 @@ use crate::example::Input;
 pub mod csv;
 pub mod files;
 pub mod idx;
+pub mod images;
+pub mod jsonl;
+pub mod parquet;
 pub mod record;
 pub mod split;
+mod table;
 
 /// The most inputs that one source gives.
 pub const MAX_INPUTS: usize = 10_000_000;
@@ -40,6 +44,29 @@ pub struct Collected {
     pub classes: Vec<String>,
     /// How many files or rows were left out because they hold too little to ask about.
     pub skipped: usize,
+}
+
+impl Collected {
+    /// These as the held-out part of a data set with `classes`: a class is the one of the same name.
+    ///
+    /// # Errors
+    /// A class that the data set does not have.
+    pub fn among(self, classes: &[String], path: &Path) -> Result<Self, DataError> {
+        let place = |class: &String| {
+            let place = classes.iter().position(|known| known == class);
+            place
+                .and_then(|place| u32::try_from(place).ok())
+                .ok_or_else(|| DataError::Class { path: path.to_owned(), class: class.clone() })
+        };
+        // Bare numbers are themselves, also where the part that is learnt from has not all of them.
+        if self.classes.iter().enumerate().all(|(at, name)| *name == at.to_string()) || classes.is_empty() {
+            return Ok(self);
+        }
+        let places = self.classes.iter().map(place).collect::<Result<Vec<u32>, _>>()?;
+        let moved = |raw: Raw| Raw { truth: raw.truth.map(|truth| places[truth as usize]), ..raw };
+        let inputs = self.inputs.into_iter().map(moved).collect();
+        Ok(Self { inputs, classes: classes.to_vec(), skipped: self.skipped })
+    }
 }
 
 /// Why a source cannot be read.
@@ -129,6 +156,24 @@ pub enum DataError {
         path: PathBuf,
         /// What the parser said.
         reason: String,
+    },
+    /// A row or an image that is not what it should be.
+    #[error("`{path}`{place} {reason}")]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, as words, with a space before them; empty for all of it.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A label of the held-out part that the others do not have.
+    #[error("the data set `{path}` has a class `{class}`, which the part that is learnt from does not have")]
+    Class {
+        /// The held-out part.
+        path: PathBuf,
+        /// The class.
+        class: String,
     },
     /// A file of images or labels that is not what it should be.
     #[error("`{path}` {reason}")]

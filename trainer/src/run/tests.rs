@@ -97,7 +97,10 @@ fn what_is_unknown_or_out_of_range_is_named() {
     check("student.hiden=[3]", "unknown key `hiden`, did you mean `hidden`?");
     check("method.losses.0.kind=\"ckdd\"", "unknown kind `ckdd`, did you mean `ckd`?");
     check("method.losses.0.wieght=1.0", "unknown key `wieght`, did you mean `weight`?");
-    check("data.source=\"parquet\"", "unknown kind `parquet`; known here: csv, idx, files, record");
+    check(
+        "data.source=\"parquets\"",
+        "unknown kind `parquets`, did you mean `parquet`?; known here: csv, idx",
+    );
     check("train.optimizer=\"adam\"", "unknown kind `adam`, did you mean `adamw`?");
     check("data.source=\"record\"", "source `record` needs `data.run`");
     check("data.test=1.5", "`data.test` is 1.5; it must be between 0 and 1, or a path");
