@@ -351,7 +351,7 @@ impl RunConfig {
     /// Whose answers are learnt from.
     #[must_use]
     pub fn answers_from(&self) -> &str {
-        self.teacher.as_ref().map_or("none: the labels of the data set", |teacher| &teacher.name)
+        self.teacher.as_ref().map_or("the labels of the data set", |teacher| &teacher.name)
     }
 
     fn labels_from(&self) -> &'static str {
