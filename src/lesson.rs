@@ -18,7 +18,7 @@ use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
 use tuition_trainer::{
     CHECKPOINT, Control, DataConfig, Example, Input, Pick, RunConfig, Selector, Source, Spend, Split,
-    StudentConfig, TeacherConfig, TestPart, first, rounds,
+    StudentConfig, TeacherConfig, TestPart, check_fit, first, rounds,
 };
 
 use crate::config::Config;
@@ -109,6 +109,7 @@ impl Lesson {
             let classes = collected.classes.clone();
             let Pool { mut learn, test } = pool(run, &form, collected)?;
             learn.truncate(run.budget.answers());
+            suits(run, &learn, 0)?;
             return Ok(Self::Labelled { pool: Pool { learn, test }, classes });
         };
         let known = known(&config.store, run, teacher)?;
@@ -120,6 +121,7 @@ impl Lesson {
         let classes = collected.classes.clone();
         let Pool { learn, test } = pool(run, &form, collected)?;
         let Chosen { learn, aside, acquired, later, rest } = choose(run, learn)?;
+        suits(run, &learn, rest.len() - later.iter().sum::<usize>().min(rest.len()))?;
         let inputs = learn.iter().map(|question| {
             let Question { place, input, truth, .. } = question.clone();
             Raw { place, input, truth }
@@ -181,6 +183,14 @@ impl Lesson {
                 counts
             }
         }
+    }
+}
+
+/// Refuses what could not be learnt from these inputs before they are bought.
+fn suits(run: &RunConfig, learn: &[Question], pool: usize) -> Result<(), Trouble> {
+    match learn.first() {
+        Some(question) => Ok(check_fit(run, &question.input, pool)?),
+        None => Ok(()),
     }
 }
 

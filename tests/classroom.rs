@@ -107,6 +107,18 @@ fn a_teacher_of_labels_teaches_a_student_that_chooses_what_it_buys() {
     assert!(taught["report"]["test"]["accuracy"]["mean"].as_f64().unwrap() > 0.95, "{taught}");
 
     fs::write(folder.join("tuition.toml"), CONFIG).unwrap();
+    // What could not be learnt from is refused before it is bought.
+    for (set, words) in [
+        ("method.losses.1.temperature=0.0", "`temperature` of loss `kd` is 0"),
+        ("train.lr=0.0", "`train.lr` is 0; it must be above 0"),
+        ("method.proxy.student={ kind = 'cnn', image = [1, 2, 2] }", "takes images of 4 values"),
+        ("method.warm_up={ kind = 'simclr', steps = 9 }", "a `simclr` warm-up compares views of images"),
+        ("method.cutmix=true", "`cutmix` images"),
+    ] {
+        let (code, _, said) = run(folder, &["train", "student.toml", "--set", set]);
+        assert!(code == 2 && said.contains(words), "{set}: {code} {said}");
+    }
+    assert!(!folder.join("tuition.store").exists(), "a run that cannot be trained bought something");
     let (code, _, said) = run(folder, &["train", "student.toml", "--json"]);
     assert_eq!(code, 0, "{said}");
     let student = report(folder, "student");

@@ -48,8 +48,8 @@ pub use method::{
 pub use optimizer::{Rule, Schedule};
 pub use report::{Report, Row, Spend};
 pub use run::{
-    BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, score_seeds,
-    train_run,
+    BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, check_fit,
+    score_seeds, train_run,
 };
 pub use selection::{AcquireConfig, First, Pick, Policy, Selector, first, rounds};
 pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Measures, Scores, score};
-use crate::example::{Example, Split, Target};
+use crate::example::{Example, Input, Split, Target};
 use crate::export;
 use crate::loss::{Labels, LabelsLoss, LossConfig};
 use crate::method::MethodConfig;
@@ -19,7 +19,9 @@ use crate::question::LEAST_PROBABILITY;
 use crate::report::{self, Report, Row, Spend, make};
 use crate::selection::{AcquireConfig, Policy};
 use crate::student::{Built, Student, StudentConfig};
-use crate::train::{Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainError, digests, replace, train};
+use crate::train::{
+    Control, Ended, Kept, MetricRow, Task, TrainConfig, TrainError, digests, fits, replace, train,
+};
 
 /// A run file, RUN.toml.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -477,6 +479,15 @@ pub enum Outcome {
 
 /// The loss of the row `student_alone`: the classes alone that the teacher's answers name.
 const ALONE: LossConfig = LossConfig::Labels(LabelsLoss { weight: 1.0, of: Labels::Teacher });
+
+/// Checks whatever can be checked before anything is bought: that the run's student and method suit such inputs, and `pool` more
+/// of them that nobody asks about.
+///
+/// # Errors
+/// What cannot be trained, by name.
+pub fn check_fit(config: &RunConfig, sample: &Input, pool: usize) -> Result<(), TrainError> {
+    fits(&config.student, &config.method, &config.train, sample, pool)
+}
 
 /// Trains every seed of a run, scores it on the test part, and writes its folder.
 ///

@@ -37,7 +37,7 @@ use task::{Part, Pool};
 pub(crate) use checkpoint::replace;
 pub use config::{TrainConfig, parse_seeds};
 pub use error::TrainError;
-pub(crate) use task::{Task, digests};
+pub(crate) use task::{Task, digests, fits};
 
 /// How the caller watches and stops a run.
 #[derive(Clone)]

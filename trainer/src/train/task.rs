@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
-use crate::example::{Example, Input, Split, Target};
+use crate::example::{Example, Input, Signal, Split, Target};
 use crate::loss::{Batch, LossConfig, LossError, TaidLoss, check_losses};
 use crate::method::{
-    CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, column, extraction, progressive, warm_up,
+    CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, column, extraction, progressive, warm_up,
 };
 use crate::student::{Built, Inputs, Mode, Student, StudentConfig};
 
@@ -74,7 +74,8 @@ impl Task {
         method: &MethodConfig,
         config: &TrainConfig,
     ) -> Result<Self, TrainError> {
-        config.check()?;
+        let sample = split.train[0].input.clone();
+        fits(student, method, config, &sample, split.pool.len())?;
         let gives = split.gives().ok_or(LossError::None)?;
         check_losses(&method.losses, gives)?;
         check_truth(&method.losses, &split.train)?;
@@ -83,39 +84,14 @@ impl Task {
                 return Err(LossError::TooFew { needs: shape.len(), have: split.train.len() }.into());
             }
         }
-        let sample = split.train[0].input.clone();
-        student.check(&sample)?;
         let device = Device::Cpu;
         let classes = split.classes.len();
         let built = student.build(&sample, classes, 0, &device)?;
-        let single = |loss: &LossConfig| loss.tuples().is_none() && !loss.compares_features();
-        let mixable = built.mixable() && (!method.cutmix || student.image().is_some());
-        let once = !(method.mixup && method.cutmix);
-        if method.mixes() && !(mixable && once && method.losses.iter().all(single)) {
-            return Err(TrainError::Mixup { student: student.name() });
-        }
-        if let Some(consistency) = &method.consistency {
-            consistency.check(method, student, split.pool.len())?;
-        }
         let phases = plan(split, &built, student, method, &device)?;
-        if config.augment.is_some() && student.image().is_none() {
-            return Err(TrainError::Augment { student: student.name() });
-        }
-        if let (Some(augment), Some(image)) = (&config.augment, student.image()) {
-            augment.check(image, "train.augment")?;
-        }
         let proxy = match &method.proxy {
             None => None,
             Some(proxy) => {
-                proxy.check(method, split.pool.len())?;
-                let own = TrainConfig {
-                    steps: proxy.steps.unwrap_or(config.steps),
-                    lr: proxy.lr.unwrap_or(config.lr),
-                    // The proxy answers as it is after its last step.
-                    ema: None,
-                    ..config.clone()
-                };
-                let method = proxy.method(method);
+                let (method, own) = (proxy.method(method), proxied(proxy, config));
                 Some(Box::new(Self::checked(split, digests.clone(), &proxy.student, &method, &own)?))
             }
         };
@@ -232,6 +208,54 @@ impl Task {
         };
         Ok((mixed, batch, other_batch))
     }
+}
+
+/// How a proxy is trained: as its student, but for what it states itself; it answers as it is after its last step.
+fn proxied(proxy: &ProxyConfig, config: &TrainConfig) -> TrainConfig {
+    TrainConfig {
+        steps: proxy.steps.unwrap_or(config.steps),
+        lr: proxy.lr.unwrap_or(config.lr),
+        ema: None,
+        ..config.clone()
+    }
+}
+
+/// Checks whatever can be checked before there are answers: the settings, and that the student and the method suit such inputs
+/// and `pool` more of them that nobody asks about.
+pub(crate) fn fits(
+    student: &StudentConfig,
+    method: &MethodConfig,
+    config: &TrainConfig,
+    sample: &Input,
+    pool: usize,
+) -> Result<(), TrainError> {
+    config.check()?;
+    // What a teacher gives is not known yet: no loss needs more than logits.
+    check_losses(&method.losses, Signal::Logits)?;
+    student.check(sample)?;
+    let single = |loss: &LossConfig| loss.tuples().is_none() && !loss.compares_features();
+    let mixable = student.build(sample, 2, 0, &Device::Cpu)?.mixable();
+    let mixable = mixable && (!method.cutmix || student.image().is_some());
+    let once = !(method.mixup && method.cutmix);
+    if method.mixes() && !(mixable && once && method.losses.iter().all(single)) {
+        return Err(TrainError::Mixup { student: student.name() });
+    }
+    match (&config.augment, student.image()) {
+        (None, _) => {}
+        (Some(_), None) => return Err(TrainError::Augment { student: student.name() }),
+        (Some(augment), Some(image)) => augment.check(image, "train.augment")?,
+    }
+    if let Some(first) = &method.warm_up {
+        warm_up(first, student, sample)?;
+    }
+    if let Some(consistency) = &method.consistency {
+        consistency.check(method, student, pool)?;
+    }
+    if let Some(proxy) = &method.proxy {
+        proxy.check(method, pool)?;
+        fits(&proxy.student, &proxy.method(method), &proxied(proxy, config), sample, pool)?;
+    }
+    Ok(())
 }
 
 /// What the method learns before its losses.
