@@ -94,10 +94,8 @@ pub(crate) async fn explore(
             input: made.input,
             truth: None,
         });
-        let asked = acquire::questions(
-            &questions.form,
-            Collected { inputs: raw.collect(), ..Collected::default() },
-        )?;
+        let asked =
+            acquire::questions(&questions.form, Collected { inputs: raw.collect(), ..Collected::default() })?;
         if asked.len() != count {
             return Err(Trouble::failed(format!(
                 "round {round} made {count} inputs that differ, and the teacher takes some of them for the same"

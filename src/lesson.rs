@@ -22,9 +22,9 @@ use tuition_trainer::{
 };
 
 use crate::config::Config;
+use crate::expedition;
 use crate::interrupt::Interrupt;
 use crate::print;
-use crate::expedition;
 use crate::purchase::{self, Asked, SEED};
 use crate::till::{Customer, Till};
 use crate::words::Trouble;
@@ -380,7 +380,11 @@ async fn later_rounds(
 }
 
 /// What has been bought so far, to choose the next round by.
-pub(crate) fn so_far(run: &RunConfig, questions: &Questions, records: &[Arc<Record>]) -> Result<Split, Trouble> {
+pub(crate) fn so_far(
+    run: &RunConfig,
+    questions: &Questions,
+    records: &[Arc<Record>],
+) -> Result<Split, Trouble> {
     let asked = &questions.learn.questions;
     let reading = reading(run, seen(run, Some(asked)), records.iter())?;
     let bought = record::answered(asked, records, &reading, reading.gives(records)?)?;

@@ -11,13 +11,13 @@ use tuition_ledger::{
     CopyError, DeskError, JournalError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit,
 };
 use tuition_proxy::{ServeError, SettingsError};
-use tuition_trainer::{ExploreError, TrainError};
 use tuition_trainer::acquire::AcquireError;
 use tuition_trainer::data::DataError;
 use tuition_trainer::data::record::RecordError;
 use tuition_trainer::form::FormError;
 use tuition_trainer::question::QuestionError;
 use tuition_trainer::teacher::ModelError;
+use tuition_trainer::{ExploreError, TrainError};
 
 use crate::config::ConfigError;
 use crate::reconcile::BillError;

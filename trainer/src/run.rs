@@ -299,7 +299,9 @@ impl RunConfig {
                     "asks a teacher about inputs that are made, and this run buys nothing: it has no [teacher], or its source is `record`",
                 );
             }
-            (_, Source::Files) => return refused("makes vectors, and the inputs of source `files` are bytes"),
+            (_, Source::Files) => {
+                return refused("makes vectors, and the inputs of source `files` are bytes");
+            }
             (Some(teacher), _) if !teacher.checkpoints.is_empty() => {
                 return refused(
                     "makes inputs for one teacher, and `teacher.checkpoints` would have to be asked about them too",

@@ -58,11 +58,7 @@ impl Components {
         for _ in 0..ITERATIONS {
             axes = orthonormal(&covariance.matmul(&axes)?)?;
         }
-        Ok(Self {
-            variances: (covariance.matmul(&axes)? * &axes)?.sum(0)?.to_vec1()?,
-            mean,
-            axes,
-        })
+        Ok(Self { variances: (covariance.matmul(&axes)? * &axes)?.sum(0)?.to_vec1()?, mean, axes })
     }
 
     /// Rows `[n, d]` to their places `[n, k]`.

@@ -67,8 +67,10 @@ impl Starts {
     /// Each in proportion to the inverse of how often the teacher named its class in `answered`, of which the first `real`
     /// are the starts.
     pub(super) fn rare_first(answered: &[Example], real: usize) -> Self {
-        let classes: Vec<usize> =
-            answered.iter().map(|example| example.target.as_ref().map_or(0, Target::label) as usize).collect();
+        let classes: Vec<usize> = answered
+            .iter()
+            .map(|example| example.target.as_ref().map_or(0, Target::label) as usize)
+            .collect();
         let mut counts = vec![0usize; classes.iter().max().map_or(0, |most| most + 1)];
         classes.iter().for_each(|class| counts[*class] += 1);
         let weights = classes.iter().take(real).map(|class| 1.0 / counts[*class] as f64);
@@ -109,7 +111,8 @@ mod tests {
             let starts = Starts::rare_first(answered, 10);
             (0..2000).filter(|at| Slot::new(0, *at).start(&starts) == 9).count()
         };
-        let mut answered: Vec<Example> = [[0; 9].as_slice(), &[1]].concat().into_iter().map(example).collect();
+        let mut answered: Vec<Example> =
+            [[0; 9].as_slice(), &[1]].concat().into_iter().map(example).collect();
         // Weights 1/9 nine times and 1: the rare one is half of the draws; evenly it would be a tenth.
         assert!((900..1100).contains(&of_rare(&answered)), "{}", of_rare(&answered));
         answered.extend((0..8).map(|_| example(1)));

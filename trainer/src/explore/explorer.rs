@@ -197,7 +197,8 @@ impl<'a> Explorer<'a> {
         let doubts: Vec<f64> = logits(student, &rows)?.iter().map(|row| entropy(&softmax(row))).collect();
         let scored: Vec<(Vec<f32>, f64)> = rows.into_iter().zip(doubts).collect();
         // Of equals the first.
-        let best = |some: &[(Vec<f32>, f64)]| some.iter().rev().max_by(|one, two| one.1.total_cmp(&two.1)).cloned();
+        let best =
+            |some: &[(Vec<f32>, f64)]| some.iter().rev().max_by(|one, two| one.1.total_cmp(&two.1)).cloned();
         Ok(scored.chunks(candidates).filter_map(best).map(|(row, doubt)| (row, Some(doubt))).collect())
     }
 
@@ -252,11 +253,8 @@ impl<'a> Explorer<'a> {
             let mixed: Vec<Vec<f32>> = mixed.collect();
             let doubt = |row: &Vec<f32>| 1.0 - softmax(row).into_iter().fold(0.0, f64::max);
             let doubts = logits(student, &mixed)?.iter().map(doubt).collect::<Vec<_>>();
-            let mut of_pair: Vec<(f64, Vec<f32>)> = doubts
-                .into_iter()
-                .zip(mixed)
-                .filter(|(_, row)| !self.seen.contains(&bits(row)))
-                .collect();
+            let mut of_pair: Vec<(f64, Vec<f32>)> =
+                doubts.into_iter().zip(mixed).filter(|(_, row)| !self.seen.contains(&bits(row))).collect();
             of_pair.sort_by(|one, two| two.0.total_cmp(&one.0));
             found.extend(of_pair.into_iter().enumerate().map(|(level, (doubt, row))| (level, doubt, row)));
         }
@@ -294,7 +292,9 @@ impl Answers {
             })
             .collect();
         let scores = scores
-            .map(|all| Tensor::from_vec(all.into_iter().flatten().copied().collect(), (rows.len(), ()), &Device::Cpu))
+            .map(|all| {
+                Tensor::from_vec(all.into_iter().flatten().copied().collect(), (rows.len(), ()), &Device::Cpu)
+            })
             .transpose()?;
         let labels: Vec<u32> = rows.iter().map(Target::label).collect();
         Ok(Self { scores, labels: Tensor::new(labels, &Device::Cpu)?, rows })
@@ -346,3 +346,6 @@ fn values(input: &Input) -> Vec<f32> {
 fn bits(row: &[f32]) -> Vec<u32> {
     row.iter().map(|value| (value + 0.0).to_bits()).collect()
 }
+
+#[cfg(test)]
+mod tests;

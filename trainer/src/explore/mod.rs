@@ -127,7 +127,9 @@ pub enum ExploreError {
         have: usize,
     },
     /// All that can be made was asked about.
-    #[error("`explore` found {found} of {wanted} inputs that were not asked about before, and no more: try a greater `explore.sigma` or fewer `explore.calls`")]
+    #[error(
+        "`explore` found {found} of {wanted} inputs that were not asked about before, and no more: try a greater `explore.sigma` or fewer `explore.calls`"
+    )]
     Exhausted {
         /// How many were found.
         found: usize,
@@ -237,7 +239,9 @@ impl ExploreConfig {
         }
         let sigma = |least: bool| least && self.sigma.is_finite();
         match self.kind {
-            ExploreKind::Gradient => range("sigma", sigma(self.sigma >= 0.0), self.sigma.to_string(), "0 or more")?,
+            ExploreKind::Gradient => {
+                range("sigma", sigma(self.sigma >= 0.0), self.sigma.to_string(), "0 or more")?
+            }
             _ => range("sigma", sigma(self.sigma > 0.0), self.sigma.to_string(), "above 0")?,
         }
         let fine = self.step > 0.0 && self.step.is_finite();

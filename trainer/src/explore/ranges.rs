@@ -33,3 +33,21 @@ impl Ranges {
         row.iter().zip(bounds).map(|(value, (low, high))| value.clamp(*low, *high) + 0.0).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn what_is_made_stays_within_the_range_of_its_column() {
+        let rows = Tensor::new(&[[0.0f32, -1.0], [2.0, -1.0], [4.0, -1.0]], &Device::Cpu).unwrap();
+        let ranges = Ranges::of(&rows).unwrap();
+        assert_eq!(ranges.clamp(&[5.0, 0.0]), [4.0, -1.0]);
+        assert_eq!(ranges.clamp(&[-0.5, -7.0]), [0.0, -1.0]);
+        assert_eq!(ranges.clamp(&[-0.0, -1.0])[0].to_bits(), 0.0f32.to_bits());
+        assert_eq!(ranges.clamp(&[0.1, -1.0])[0].to_bits(), 0.1f32.to_bits());
+        assert!((ranges.deviations[0] - (8.0f32 / 3.0).sqrt()).abs() < 1e-6, "{:?}", ranges.deviations);
+        assert_eq!(ranges.deviations[1], 0.0);
+    }
+}

@@ -62,7 +62,9 @@ pub enum GeneratorError {
         source: ModelError,
     },
     /// A model that is no map from rows to rows.
-    #[error("`explore.generator.{part}` `{path}` {found}; it must map one input of f32 rows to one output of f32 rows")]
+    #[error(
+        "`explore.generator.{part}` `{path}` {found}; it must map one input of f32 rows to one output of f32 rows"
+    )]
     Ports {
         /// `encoder` or `decoder`.
         part: &'static str,
@@ -72,7 +74,9 @@ pub enum GeneratorError {
         found: String,
     },
     /// A decoder that gives other inputs than the data set has.
-    #[error("`explore.generator.decoder` gives rows of {found} values, and an input of the data set has {expected}")]
+    #[error(
+        "`explore.generator.decoder` gives rows of {found} values, and an input of the data set has {expected}"
+    )]
     Width {
         /// What it gives.
         found: usize,

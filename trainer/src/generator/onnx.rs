@@ -32,7 +32,11 @@ pub(crate) struct Onnx {
 
 impl Onnx {
     /// Loads both and sends `rows` `[n, d]` there and back.
-    pub(super) fn load(config: &OnnxConfig, rows: &Tensor, runtime: &Runtime) -> Result<Self, GeneratorError> {
+    pub(super) fn load(
+        config: &OnnxConfig,
+        rows: &Tensor,
+        runtime: &Runtime,
+    ) -> Result<Self, GeneratorError> {
         let encoder = Map::load("encoder", &config.encoder, runtime)?;
         let decoder = Map::load("decoder", &config.decoder, runtime)?;
         let latents = encoder.apply(rows)?;
