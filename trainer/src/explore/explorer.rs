@@ -39,6 +39,9 @@ pub struct Explored {
     pub score: Option<f64>,
 }
 
+/// A row that was tried, and what it would be chosen by.
+type Tried = (Vec<f32>, Option<f64>);
+
 /// Makes inputs from the real ones that were answered.
 pub struct Explorer<'a> {
     config: &'a ExploreConfig,
@@ -162,7 +165,7 @@ impl<'a> Explorer<'a> {
         real: &[Example],
         places: &Tensor,
         student: Option<&Built>,
-    ) -> Result<Vec<(Vec<f32>, Option<f64>)>, ExploreError> {
+    ) -> Result<Vec<Tried>, ExploreError> {
         let kind = self.config.kind;
         let candidates = if kind == ExploreKind::Choice { self.config.candidates } else { 1 };
         let (count, width) = (slots.len() * candidates, places.dim(1)?);

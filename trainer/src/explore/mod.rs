@@ -237,13 +237,11 @@ impl ExploreConfig {
                 range("calls", false, calls.to_string(), "absent where `explore.real` is there")?;
             }
         }
-        let sigma = |least: bool| least && self.sigma.is_finite();
-        match self.kind {
-            ExploreKind::Gradient => {
-                range("sigma", sigma(self.sigma >= 0.0), self.sigma.to_string(), "0 or more")?
-            }
-            _ => range("sigma", sigma(self.sigma > 0.0), self.sigma.to_string(), "above 0")?,
-        }
+        let (least, needed) = match self.kind {
+            ExploreKind::Gradient => (self.sigma >= 0.0, "0 or more"),
+            _ => (self.sigma > 0.0, "above 0"),
+        };
+        range("sigma", least && self.sigma.is_finite(), self.sigma.to_string(), needed)?;
         let fine = self.step > 0.0 && self.step.is_finite();
         range("step", fine, self.step.to_string(), "above 0")?;
         range("steps", self.steps > 0, self.steps.to_string(), "1 or more")?;

@@ -145,7 +145,7 @@ fn range(
 pub(crate) enum Generator {
     Pca(Pca),
     Autoencoder(Autoencoder),
-    Onnx(Onnx),
+    Onnx(Box<Onnx>),
 }
 
 impl Generator {
@@ -165,7 +165,7 @@ impl Generator {
                 Self::Autoencoder(Autoencoder::fit(config, rows, seed, Some(config.kl()))?)
             }
             GeneratorConfig::Onnx(config) => {
-                Self::Onnx(Onnx::load(config, rows, runtime.ok_or(GeneratorError::Runtime)?)?)
+                Self::Onnx(Box::new(Onnx::load(config, rows, runtime.ok_or(GeneratorError::Runtime)?)?))
             }
         })
     }
