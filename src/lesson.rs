@@ -22,6 +22,7 @@ use tuition_trainer::{
 };
 
 use crate::config::Config;
+use crate::expedition;
 use crate::interrupt::Interrupt;
 use crate::print;
 use crate::purchase::{self, Asked, SEED};
@@ -49,27 +50,29 @@ pub(crate) enum Lesson {
 /// The questions of a data set and who answers them.
 pub(crate) struct Questions {
     /// What is learnt from, validation included.
-    learn: Part,
+    pub(crate) learn: Part,
     /// What is held out.
-    test: Part,
+    pub(crate) test: Part,
     /// What each checkpoint is asked: the inputs that are learnt from.
     checkpoints: Vec<Part>,
     /// How many answers each round after the first buys.
     later: Vec<usize>,
     /// The answers that validate: drawn at random, whatever the policy.
-    aside: BTreeSet<QueryKey>,
+    pub(crate) aside: BTreeSet<QueryKey>,
     /// How the first round came to be chosen.
-    acquired: Vec<Acquired>,
+    pub(crate) acquired: Vec<Acquired>,
     /// The inputs that are not asked about yet, in the order of the draw; empty where nobody wants them.
-    rest: Vec<Question>,
+    pub(crate) rest: Vec<Question>,
+    /// How an input becomes a question.
+    pub(crate) form: Form,
     classes: Vec<String>,
     known: HashMap<QueryKey, Arc<Record>>,
 }
 
 /// Questions that one run pays for.
-struct Part {
-    customer: Customer,
-    questions: Vec<Question>,
+pub(crate) struct Part {
+    pub(crate) customer: Customer,
+    pub(crate) questions: Vec<Question>,
 }
 
 /// Why an input was bought.
@@ -145,21 +148,14 @@ impl Lesson {
         let mut learn = part(run.name.clone(), &form, asked.clone(), learn);
         learn.customer.calls = run.budget.calls.unwrap_or(learn.customer.calls);
         let test = part(format!("{}/test", run.name), &form, asked, test);
-        Ok(Self::Asked(Box::new(Questions {
-            learn,
-            test,
-            checkpoints,
-            later,
-            aside,
-            acquired,
-            rest,
-            classes,
-            known,
-        })))
+        let questions =
+            Questions { learn, test, checkpoints, later, aside, acquired, rest, form, classes, known };
+        expedition::check(run, &questions)?;
+        Ok(Self::Asked(Box::new(questions)))
     }
 
     /// How many questions there are, and how many answers are known.
-    pub(crate) fn counts(&self) -> Value {
+    pub(crate) fn counts(&self, run: &RunConfig) -> Value {
         let all_known = |count: usize| json!({"questions": count, "known": count});
         match self {
             Self::Recorded { records } => json!({"learn": all_known(records.len()), "test": all_known(0)}),
@@ -176,6 +172,10 @@ impl Lesson {
                 // What later rounds will choose is not known before the first is answered.
                 if !questions.later.is_empty() {
                     counts["later"] = questions.later.iter().sum::<usize>().into();
+                }
+                let made = expedition::count(run, questions);
+                if made > 0 {
+                    counts["made"] = made.into();
                 }
                 if !questions.checkpoints.is_empty() {
                     counts["checkpoints"] = questions.checkpoints.iter().map(count).collect();
@@ -204,10 +204,10 @@ struct Chosen {
 }
 
 /// Chooses the first round out of `pool`, which lies in the order of a random draw. What validates is the part of the first
-/// `budget.calls` inputs that a run without a policy would set aside.
+/// `budget.calls` inputs (less those that are made) that a run without a policy would set aside.
 fn choose(run: &RunConfig, mut pool: Vec<Question>) -> Result<Chosen, Trouble> {
     let drawn = pool.len();
-    let mut rest = pool.split_off(run.budget.answers().min(drawn));
+    let mut rest = pool.split_off(run.real_answers().min(drawn));
     #[expect(clippy::cast_precision_loss, reason = "counts of inputs")]
     let chance = Some(pool.len() as f64 / drawn.max(1) as f64);
     let because = |question: &Question, round: usize, by: &'static str, pick: &Pick| Acquired {
@@ -227,7 +227,7 @@ fn choose(run: &RunConfig, mut pool: Vec<Question>) -> Result<Chosen, Trouble> {
         validation.iter().map(|question| because(question, 0, "random", &random)).collect();
     if run.acquire.is_plain() {
         acquired.extend(train.iter().map(|question| because(question, 1, "random", &random)));
-        let rest = if run.method.wants_pool() { rest } else { vec![] };
+        let rest = if run.method.wants_pool() || run.explore.is_some() { rest } else { vec![] };
         return Ok(Chosen { learn: pool, aside, acquired, later: vec![], rest });
     }
     let wanted = train.len();
@@ -340,6 +340,9 @@ async fn answers(
         return Ok(None);
     };
     let Some(learn) = later_rounds(run, questions, learn, till, interrupt).await? else { return Ok(None) };
+    let Some(learn) = expedition::explore(run, questions, learn, till, interrupt).await? else {
+        return Ok(None);
+    };
     let Questions { test, checkpoints, .. } = questions;
     if let (false, Some(_)) = (till.knows(&test.questions), &test.customer.asked) {
         let (count, run) = (test.questions.len(), &test.customer.run);
@@ -390,7 +393,11 @@ async fn later_rounds(
 }
 
 /// What has been bought so far, to choose the next round by.
-fn so_far(run: &RunConfig, questions: &Questions, records: &[Arc<Record>]) -> Result<Split, Trouble> {
+pub(crate) fn so_far(
+    run: &RunConfig,
+    questions: &Questions,
+    records: &[Arc<Record>],
+) -> Result<Split, Trouble> {
     let asked = &questions.learn.questions;
     let reading = reading(run, seen(run, Some(asked)), records.iter())?;
     let bought = record::answered(asked, records, &reading, reading.gives(records)?)?;

@@ -12,6 +12,7 @@ mod config;
 mod copy;
 mod demo;
 mod doctor;
+mod expedition;
 mod export;
 mod faults;
 mod install;

@@ -123,7 +123,7 @@ pub(crate) async fn train(
 
 fn dry(globals: &Globals, run: &RunConfig, lesson: &Lesson) -> Result<Exit, Trouble> {
     let resolved = run.to_toml().map_err(|error| Trouble::failed(error.to_string()))?;
-    let counts = lesson.counts();
+    let counts = lesson.counts(run);
     if globals.json {
         print::json(&json!({"run": run, "questions": counts}));
         return Ok(Exit::Fine);
@@ -135,6 +135,9 @@ fn dry(globals: &Globals, run: &RunConfig, lesson: &Lesson) -> Result<Exit, Trou
             "{part}: {} questions, {} of them known",
             counts[count]["questions"], counts[count]["known"]
         ));
+    }
+    if let Some(made) = counts["made"].as_u64() {
+        print::line(&format!("made by exploring: {made} questions"));
     }
     if let Some(later) = counts["later"].as_u64() {
         print::line(&format!("chosen in later rounds: {later} questions"));

@@ -11,13 +11,13 @@ use tuition_ledger::{
     CopyError, DeskError, JournalError, OpenError, QueryKey, Quote, Refusal, StoreError, Unbounded, Unit,
 };
 use tuition_proxy::{ServeError, SettingsError};
-use tuition_trainer::TrainError;
 use tuition_trainer::acquire::AcquireError;
 use tuition_trainer::data::DataError;
 use tuition_trainer::data::record::RecordError;
 use tuition_trainer::form::FormError;
 use tuition_trainer::question::QuestionError;
 use tuition_trainer::teacher::ModelError;
+use tuition_trainer::{ExploreError, TrainError};
 
 use crate::config::ConfigError;
 use crate::reconcile::BillError;
@@ -123,6 +123,9 @@ pub(crate) enum Trouble {
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// Making inputs.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
     /// The server.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -204,6 +207,8 @@ impl Words {
             Trouble::Record(error) => (chain(error), recorded(error), Exit::Failed),
             Trouble::Bill(error) => (chain(error), billed(error), Exit::Failed),
             Trouble::Train(error) => (chain(error), training(error), Exit::Failed),
+            Trouble::Explore(ExploreError::Train(error)) => (chain(error), training(error), Exit::Failed),
+            Trouble::Explore(error) => (chain(error), None, Exit::Failed),
             Trouble::Serve(error) => (chain(error), None, Exit::Failed),
             Trouble::Usage { what, hint } => (what.clone(), Some(hint.clone()), Exit::Failed),
             Trouble::RunFile { .. } | Trouble::SweepFile { .. } | Trouble::Io { .. } | Trouble::Failed(_) => {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Rings around the origin: the class is which ring.
-fn rings(rows: usize) -> String {
+pub(crate) fn rings(rows: usize) -> String {
     let mut text = String::from("x,y,label\n");
     for at in 0..rows {
         let (angle, radius) = (at as f64 * 2.4, ((at * 7919) % 1000) as f64 / 333.4);
@@ -19,7 +19,7 @@ fn rings(rows: usize) -> String {
     text
 }
 
-const TEACHER: &str = r#"
+pub(crate) const TEACHER: &str = r#"
 name = "teacher"
 [data]
 source = "csv"
@@ -67,7 +67,7 @@ ema = 0.99
 seeds = "0..2"
 "#;
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [[teacher]]
 name = "rings"
 api = "onnx"
@@ -76,19 +76,19 @@ revision = "1"
 "#;
 
 /// Runs a command: its status, what it printed as JSON, and what it said.
-fn run(folder: &Path, arguments: &[&str]) -> (i32, Value, String) {
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> (i32, Value, String) {
     let output = tuition(folder, arguments).output().unwrap();
     let printed = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.code().unwrap(), printed, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn settled(folder: &Path) -> u64 {
+pub(crate) fn settled(folder: &Path) -> u64 {
     let (code, audit, said) = run(folder, &["audit", "--verify", "--json"]);
     assert_eq!((code, &audit["discrepancies"]), (0, &json!([])), "{said}");
     audit["totals"]["calls"]["settled"].as_u64().unwrap()
 }
 
-fn report(folder: &Path, run: &str) -> Value {
+pub(crate) fn report(folder: &Path, run: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(folder.join("runs").join(run).join("report.json")).unwrap())
         .unwrap()
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod classroom;
 mod demo;
 mod documents;
+mod expedition;
 mod export;
 mod house;
 mod interrupt;

@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::nearest::nearest;
+use crate::normal::normal;
 
 /// What stands in front of the seed and the name of a hidden tensor in a recorded answer.
 pub const PREFIX: &str = "hidden.";
@@ -220,12 +221,7 @@ fn gaussian(seed: u64, name: &str, size: usize, width: usize) -> Vec<f32> {
     hasher.update(name.as_bytes());
     let mut rng = ChaCha8Rng::from_seed(*hasher.finalize().as_bytes());
     let scale = 1.0 / (size as f64).sqrt();
-    let mut normal = || {
-        // Box and Muller's, of which one half is used: 1 - u is never 0.
-        let (u, v): (f64, f64) = (rng.random(), rng.random());
-        (-2.0 * (1.0 - u).ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
-    };
-    (0..size * width).map(|_| (normal() * scale) as f32).collect()
+    (0..size * width).map(|_| (normal(&mut rng) * scale) as f32).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! stand in the order in which data flows; each uses only those above it.
 
 mod nearest;
+mod normal;
 mod example;
 #[cfg(test)]
 mod installed;
@@ -26,6 +27,8 @@ mod method;
 mod optimizer;
 mod train;
 mod selection;
+mod generator;
+mod explore;
 mod evaluate;
 mod report;
 mod export;
@@ -35,7 +38,9 @@ pub use augment::{Augment, AugmentError};
 pub use compare::Combine;
 pub use evaluate::{Measure, Measures};
 pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
+pub use explore::{ExploreConfig, ExploreError, ExploreKind, Explored, Explorer, Fit};
 pub use export::{CheckError, Model, TOLERANCE, check_export};
+pub use generator::{AutoencoderConfig, GeneratorConfig, GeneratorError, OnnxConfig, PcaConfig};
 pub use loss::{
     CkdLoss, DistLoss, DkdLoss, Form, KdLoss, Labels, LabelsLoss, LogitMseLoss, LossConfig, LossError,
     RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss, Tuples, check_losses,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluate::{Measures, Scores, score};
 use crate::example::{Example, Input, Split, Target};
+use crate::explore::ExploreConfig;
 use crate::export;
 use crate::loss::{Labels, LabelsLoss, LossConfig};
 use crate::method::MethodConfig;
@@ -40,6 +41,9 @@ pub struct RunConfig {
     /// Which inputs are bought.
     #[serde(default, skip_serializing_if = "AcquireConfig::is_default")]
     pub acquire: AcquireConfig,
+    /// What is asked about beside them: inputs that are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explore: Option<ExploreConfig>,
     /// What learns.
     pub student: StudentConfig,
     /// From which losses.
@@ -350,6 +354,41 @@ impl RunConfig {
         Ok(())
     }
 
+    fn check_explore(&self) -> Result<(), ConfigError> {
+        let Some(explore) = &self.explore else { return Ok(()) };
+        let refused = |why: &str| Err(ConfigError::Value(format!("`explore` {why}")));
+        match (&self.teacher, self.data.source) {
+            (None, _) | (_, Source::Record) => {
+                return refused(
+                    "asks a teacher about inputs that are made, and this run buys nothing: it has no [teacher], or its source is `record`",
+                );
+            }
+            (_, Source::Files) => {
+                return refused("makes vectors, and the inputs of source `files` are bytes");
+            }
+            (Some(teacher), _) if !teacher.checkpoints.is_empty() => {
+                return refused(
+                    "makes inputs for one teacher, and `teacher.checkpoints` would have to be asked about them too",
+                );
+            }
+            _ => {}
+        }
+        if let Some(loss) = self.method.losses.iter().find(|loss| loss.asks_truth()) {
+            return refused(&format!(
+                "makes inputs without a true class, and loss `{}` asks for it (`of = \"truth\"`)",
+                loss.name()
+            ));
+        }
+        explore.check(self.budget.calls.unwrap_or(0)).map_err(|error| ConfigError::Value(error.to_string()))
+    }
+
+    /// How many answers for inputs of the data set are bought, at most.
+    #[must_use]
+    pub fn real_answers(&self) -> usize {
+        let all = self.budget.answers();
+        self.explore.as_ref().map_or(all, |explore| explore.real(all))
+    }
+
     /// Whose answers are learnt from.
     #[must_use]
     pub fn answers_from(&self) -> &str {
@@ -404,6 +443,7 @@ impl RunConfig {
             range("data.test", share > 0.0 && share < 1.0, share.to_string(), "between 0 and 1, or a path")?;
         }
         self.check_acquire()?;
+        self.check_explore()?;
         let of_idx = self.data.source == Source::Idx && matches!(self.data.test, TestPart::Path(_));
         if let (Some(label), false) = (&self.data.test_label, of_idx) {
             let needed = "absent, unless `data.test` is a path and `data.source` is `idx`";

@@ -297,16 +297,29 @@ impl<'a> Selector<'a> {
         Ok(Some(scored.into_iter().take(count).map(pick).collect()))
     }
 
+    /// The student of one seed that learns what was bought so far; none where it was interrupted.
+    pub(crate) fn student(
+        &self,
+        bought: &Split,
+        member: usize,
+        control: &Control<'_>,
+    ) -> Result<Option<Built>, TrainError> {
+        let mut task = Task::new(bought, self.student, &self.method, &self.config)?;
+        task.begin = if self.acquire.warm_start { self.ended.get(member).cloned() } else { None };
+        match train(&task, self.acquire.seed.wrapping_add(member as u64), None, control)? {
+            Ended::Finished(trained) => Ok(Some(trained.student)),
+            Ended::Interrupted { .. } => Ok(None),
+        }
+    }
+
     fn students(&mut self, bought: &Split, control: &Control<'_>) -> Result<Option<Vec<Built>>, TrainError> {
         let acquire = self.acquire;
         let members = if acquire.policy == Policy::Committee { acquire.members } else { 1 };
-        let mut task = Task::new(bought, self.student, &self.method, &self.config)?;
         let mut students = Vec::new();
         for member in 0..members {
-            task.begin = if acquire.warm_start { self.ended.get(member).cloned() } else { None };
-            match train(&task, acquire.seed.wrapping_add(member as u64), None, control)? {
-                Ended::Finished(trained) => students.push(trained.student),
-                Ended::Interrupted { .. } => return Ok(None),
+            match self.student(bought, member, control)? {
+                Some(student) => students.push(student),
+                None => return Ok(None),
             }
         }
         self.ended = students.iter().map(values).collect::<candle_core::Result<_>>()?;
@@ -321,7 +334,7 @@ fn features(student: &Built, examples: &[&Example], device: &Device) -> candle_c
     Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
-fn softmax(row: &[f32]) -> Vec<f64> {
+pub(crate) fn softmax(row: &[f32]) -> Vec<f64> {
     let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
     let sum: f64 = powers.iter().sum();
@@ -341,7 +354,7 @@ fn margin(probabilities: &[f64]) -> f64 {
     first - second
 }
 
-fn entropy(probabilities: &[f64]) -> f64 {
+pub(crate) fn entropy(probabilities: &[f64]) -> f64 {
     -probabilities.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
 }
 

@@ -40,8 +40,7 @@ pub(crate) struct Components {
     /// Orthonormal columns `[d, k]`, the greatest variance first.
     pub(crate) axes: Tensor,
     /// The variance along each, `[k]`.
-    #[cfg(test)]
-    variances: Vec<f32>,
+    pub(crate) variances: Vec<f32>,
 }
 
 impl Components {
@@ -59,12 +58,7 @@ impl Components {
         for _ in 0..ITERATIONS {
             axes = orthonormal(&covariance.matmul(&axes)?)?;
         }
-        Ok(Self {
-            #[cfg(test)]
-            variances: (covariance.matmul(&axes)? * &axes)?.sum(0)?.to_vec1()?,
-            mean,
-            axes,
-        })
+        Ok(Self { variances: (covariance.matmul(&axes)? * &axes)?.sum(0)?.to_vec1()?, mean, axes })
     }
 
     /// Rows `[n, d]` to their places `[n, k]`.

@@ -29,7 +29,7 @@ use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
 use average::Average;
 use checkpoint::{About, State};
-use sampler::Sampler;
+pub(crate) use sampler::Sampler;
 pub(crate) use sampler::stream;
 use stage::Stage;
 use task::{Part, Pool};
