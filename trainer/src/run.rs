@@ -342,6 +342,11 @@ impl RunConfig {
             acquire.rounds.to_string(),
             "2 or more, for a policy chooses later rounds",
         )?;
+        // Checkpoints are asked about what is bought at once.
+        let asked = self.teacher.as_ref().is_some_and(|teacher| !teacher.checkpoints.is_empty());
+        let needed = "random with `teacher.checkpoints`, which are asked about the first round alone";
+        let fine = acquire.policy == Policy::Random || !asked;
+        range("acquire.policy", fine, acquire.policy.name().to_owned(), needed)?;
         range("acquire.share", (0.0..=1.0).contains(&acquire.share), acquire.share.to_string(), "0 to 1")?;
         range("acquire.candidates", acquire.candidates > 0, acquire.candidates.to_string(), "1 or more")?;
         range("acquire.members", acquire.members > 1, acquire.members.to_string(), "2 or more")?;

@@ -91,6 +91,12 @@ fn what_is_unknown_or_out_of_range_is_named() {
         let error = parse(&[assignment]).expect_err(assignment).to_string();
         assert!(error.contains(expected), "{assignment}: {error}");
     };
+    let later =
+        ["teacher.checkpoints=[\"young\"]", "method.progressive={ steps = 3 }", "acquire.policy=margin"];
+    assert_eq!(
+        parse(&later).unwrap_err().to_string(),
+        "`acquire.policy` is margin; it must be random with `teacher.checkpoints`, which are asked about the first round alone"
+    );
     check("train.stes=3", "unknown key `stes`, did you mean `steps`?");
     check("bugdet.calls=3", "unknown key `bugdet`, did you mean `budget`?");
     check("student.kind=\"mlpp\"", "unknown kind `mlpp`, did you mean `mlp`?");
