@@ -86,7 +86,7 @@ pub(crate) struct Acquired {
     pub(crate) by: &'static str,
     /// What it was chosen by.
     pub(crate) score: Option<f64>,
-    /// With what probability it was drawn.
+    /// With what probability it was drawn, out of those that were open in its round; none where it was picked.
     pub(crate) chance: Option<f64>,
 }
 
@@ -208,8 +208,6 @@ struct Chosen {
 fn choose(run: &RunConfig, mut pool: Vec<Question>) -> Result<Chosen, Trouble> {
     let drawn = pool.len();
     let mut rest = pool.split_off(run.real_answers().min(drawn));
-    #[expect(clippy::cast_precision_loss, reason = "counts of inputs")]
-    let chance = Some(pool.len() as f64 / drawn.max(1) as f64);
     let because = |question: &Question, round: usize, by: &'static str, pick: &Pick| Acquired {
         key: question.key,
         round,
@@ -217,16 +215,23 @@ fn choose(run: &RunConfig, mut pool: Vec<Question>) -> Result<Chosen, Trouble> {
         score: pick.score,
         chance: pick.chance,
     };
-    let random = Pick { index: 0, score: None, chance };
     let keys = pool.iter().map(|question| question.key.to_string());
     let aside = record::aside(keys, run.budget.validation, SEED);
     let (validation, train): (Vec<Question>, Vec<Question>) =
         pool.iter().cloned().partition(|question| aside.contains(&question.key.to_string()));
     let aside: BTreeSet<QueryKey> = validation.iter().map(|question| question.key).collect();
+    // Each of those that were open had the same chance.
+    #[expect(clippy::cast_precision_loss, reason = "counts of inputs")]
+    let random = |count: usize, open: usize| {
+        let chance = Some(count as f64 / open.max(1) as f64);
+        Pick { index: 0, score: None, chance }
+    };
+    let by_chance = random(validation.len(), drawn);
     let mut acquired: Vec<Acquired> =
-        validation.iter().map(|question| because(question, 0, "random", &random)).collect();
+        validation.iter().map(|question| because(question, 0, "random", &by_chance)).collect();
     if run.acquire.is_plain() {
-        acquired.extend(train.iter().map(|question| because(question, 1, "random", &random)));
+        let by_chance = random(train.len(), drawn - validation.len());
+        acquired.extend(train.iter().map(|question| because(question, 1, "random", &by_chance)));
         let rest = if run.method.wants_pool() || run.explore.is_some() { rest } else { vec![] };
         return Ok(Chosen { learn: pool, aside, acquired, later: vec![], rest });
     }
@@ -417,8 +422,7 @@ fn from_questions(run: &RunConfig, questions: Questions, answers: &Answers) -> R
     let gives = reading.gives(answers.all())?;
     let mut learn = record::answered(asked, &answers.learn, &reading, gives)?;
     let test = record::answered(held_out, &answers.test, &reading, gives)?;
-    let both: Vec<Example> = learn.iter().chain(&test).cloned().collect();
-    let classes = record::classes(&both)?.max(questions.classes.len());
+    let classes = record::classes(learn.iter().chain(&test))?.max(questions.classes.len());
     record::check_truths(asked, classes)?;
     record::check_truths(held_out, classes)?;
     for records in &answers.checkpoints {
@@ -437,9 +441,9 @@ fn from_questions(run: &RunConfig, questions: Questions, answers: &Answers) -> R
 
 fn from_labels(run: &RunConfig, pool: &Pool, classes: &[String]) -> Result<Learnt, Trouble> {
     let learn = record::labelled(&pool.learn)?;
-    let test: Vec<Example> = record::labelled(&pool.test)?;
-    let both: Vec<Example> = learn.iter().chain(&test).cloned().collect();
-    let classes = record::names(record::classes(&both)?.max(classes.len()), classes);
+    let test = record::labelled(&pool.test)?;
+    let count = record::classes(learn.iter().chain(&test))?.max(classes.len());
+    let classes = record::names(count, classes);
     let (train, validation) = record::set_aside(learn, run.budget.validation, SEED);
     let test = test.into_iter().map(|example| Example { target: None, ..example }).collect();
     let split = Split { train, validation, test, classes, ..Split::default() };
@@ -501,7 +505,7 @@ fn tensors(reading: &Reading) -> Vec<String> {
     reading.layers.iter().map(|recorded| tensor_name(recorded).to_owned()).collect()
 }
 
-/// How the answers are read; where the method has a curriculum, with their hidden tensors.
+/// How the answers are read; where the method learns from them, with their hidden tensors.
 fn reading<'a>(
     run: &RunConfig,
     seen: Seen,
@@ -515,11 +519,11 @@ fn reading<'a>(
     let least_probability = teacher.least_probability;
     let output = teacher.output.clone();
     let reading = Reading { input: None, output, least_probability, gives, seen, layers: vec![] };
-    match run.method.wants_hidden() {
-        false => Ok(reading),
-        // Of the teacher itself: its checkpoints are asked for their outputs.
-        true => Ok(reading.with_layers(records.filter(|record| record.query.teacher == teacher.name))?),
+    if !run.method.wants_hidden() {
+        return Ok(reading);
     }
+    // Of the teacher itself: its checkpoints are asked for their outputs.
+    Ok(reading.with_layers(records.filter(|record| record.query.teacher == teacher.name))?)
 }
 
 /// What the student is to see: what the data are, else what it is made for.

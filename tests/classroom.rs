@@ -139,6 +139,11 @@ fn a_teacher_of_labels_teaches_a_student_that_chooses_what_it_buys() {
             (64, by != "margin", by != "random"),
             "{line}"
         );
+        // 20 that validate, out of all that may be asked about; two of the 1,500 rows are the origin.
+        if by == "random" {
+            let open = 20.0 / chance.parse::<f64>().unwrap();
+            assert!((open - (1499 - held_out) as f64).abs() < 1e-6, "{line}: {open}");
+        }
         *rounds.entry((round.to_owned(), by.to_owned())).or_default() += 1;
     }
     let named = |round: &str, by: &str, count: usize| ((round.to_owned(), by.to_owned()), count);

@@ -227,7 +227,11 @@ async fn everything_works_beside_a_loaded_serve(server: &mut TestServer) {
     fs::write(server.folder().join("without.toml"), without).unwrap();
     let refused = server.run(&["train", "without.toml", "--offline"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("holds none, but a curriculum learns"), "{said}");
+    assert!(
+        !refused.status.success()
+            && said.contains("holds none, but the run learns from the teacher's hidden tensors"),
+        "{said}"
+    );
 
     let from_csv = run.replace("name = \"second\"", "name = \"third\"").replace(
         "source = \"record\"\nrun = \"second\"",

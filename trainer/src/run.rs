@@ -551,7 +551,6 @@ pub fn train_run(
     let alone = MethodConfig::of(vec![ALONE]);
     split.check_test()?;
     let task = Task::new(split, &config.student, &config.method, &config.train)?;
-    let alone_task = Task::new(split, &config.student, &alone, &config.train)?;
     let checkpoints = folder.join("checkpoints");
     make(&checkpoints)?;
     let resolved = config.to_toml().map_err(|error| TrainError::Export(error.to_string()))?;
@@ -566,7 +565,8 @@ pub fn train_run(
     let alone_scores = if same {
         seeds.scores.clone()
     } else if config.train.alone {
-        match train_seeds(&alone_task, split, Some((&checkpoints, "alone")), control)? {
+        let task = Task::new(split, &config.student, &alone, &config.train)?;
+        match train_seeds(&task, split, Some((&checkpoints, "alone")), control)? {
             Seeds::Trained(alone) => alone.scores,
             Seeds::Interrupted { seed, step } => return Ok(Outcome::Interrupted { seed, step }),
         }

@@ -297,19 +297,24 @@ impl<'a> Selector<'a> {
         Ok(Some(scored.into_iter().take(count).map(pick).collect()))
     }
 
-    /// The student of one seed that learns what was bought so far; none where it was interrupted.
+    /// The student of one seed that learns what was bought so far, with `warm_start` from where the one of the round before
+    /// ended; none where it was interrupted. Members are asked for in their order.
     pub(crate) fn student(
-        &self,
+        &mut self,
         bought: &Split,
         member: usize,
         control: &Control<'_>,
     ) -> Result<Option<Built>, TrainError> {
         let mut task = Task::new(bought, self.student, &self.method, &self.config)?;
         task.begin = if self.acquire.warm_start { self.ended.get(member).cloned() } else { None };
-        match train(&task, self.acquire.seed.wrapping_add(member as u64), None, control)? {
-            Ended::Finished(trained) => Ok(Some(trained.student)),
-            Ended::Interrupted { .. } => Ok(None),
+        let seed = self.acquire.seed.wrapping_add(member as u64);
+        let Ended::Finished(trained) = train(&task, seed, None, control)? else { return Ok(None) };
+        let ended = values(&trained.student)?;
+        match self.ended.get_mut(member) {
+            Some(before) => *before = ended,
+            None => self.ended.push(ended),
         }
+        Ok(Some(trained.student))
     }
 
     fn students(&mut self, bought: &Split, control: &Control<'_>) -> Result<Option<Vec<Built>>, TrainError> {
@@ -322,7 +327,6 @@ impl<'a> Selector<'a> {
                 None => return Ok(None),
             }
         }
-        self.ended = students.iter().map(values).collect::<candle_core::Result<_>>()?;
         Ok(Some(students))
     }
 }
@@ -412,6 +416,67 @@ mod tests {
             assert_eq!(drawn, ["random", "stratified"].contains(&name), "{name}");
             assert_eq!(first(&config, &inputs, 500).unwrap().len(), 120, "{name}");
         }
+    }
+
+    #[test]
+    fn a_warm_start_goes_on_from_the_round_before() {
+        let example = |at: usize| Example {
+            key: at.to_string(),
+            input: Input::Vector(vec![(at as f32).sin(), (at as f32).cos()]),
+            target: Some(crate::example::Target::Logits(vec![(at as f32).sin(), 0.0])),
+            truth: None,
+            hidden: vec![],
+        };
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let bought = Split { train: (0..30).map(example).collect(), classes, ..Split::default() };
+        let student = StudentConfig::Mlp { hidden: vec![4] };
+        let method = toml::from_str("losses = [{ kind = 'kd' }]").unwrap();
+        let train = TrainConfig { steps: 20, lr: 0.05, ..TrainConfig::default() };
+        let control = Control { interrupt: std::sync::Arc::default(), progress: &|_| {}, resume: false };
+        let two_rounds = |text: &str| {
+            let acquire = config(text);
+            let mut selector = Selector::new(&acquire, &student, &method, &train);
+            let mut round = || values(&selector.student(&bought, 0, &control).unwrap().unwrap()).unwrap();
+            [round(), round()]
+        };
+        let (cold, warm) = (two_rounds(""), two_rounds("warm_start = true"));
+        assert_eq!((&cold[0], &cold[0]), (&cold[1], &warm[0]), "without it each round begins anew");
+        assert_ne!(warm[1], cold[1], "the second round forgot the first");
+    }
+
+    #[test]
+    fn doubt_is_bought_where_the_student_doubts_and_distance_where_nothing_was_bought() {
+        let example = |x: f32, answered: bool| Example {
+            key: format!("{x}"),
+            input: Input::Vector(vec![x, 1.0]),
+            target: answered.then(|| crate::example::Target::Logits(vec![4.0 * x, -4.0 * x])),
+            truth: None,
+            hidden: vec![],
+        };
+        let classes = vec!["right".to_owned(), "left".to_owned()];
+        // Bought at both ends of the left half and just right of the middle; open is a grid over all.
+        let train = [-1.0, -0.9, -0.8, 0.1, 0.15, 0.2].map(|x| example(x, true)).to_vec();
+        let bought = Split { train, classes, ..Split::default() };
+        let open: Vec<Example> = (0..81).map(|at| example(at as f32 / 40.0 - 1.0, false)).collect();
+        let (student, method) = (StudentConfig::Mlp { hidden: vec![8] }, "losses = [{ kind = 'kd' }]");
+        let train = TrainConfig { steps: 300, lr: 0.02, ..TrainConfig::default() };
+        let control = Control { interrupt: std::sync::Arc::default(), progress: &|_| {}, resume: false };
+        let chosen = |policy: &str| -> Vec<f32> {
+            let acquire = config(&format!("policy = '{policy}'"));
+            let method = toml::from_str(method).unwrap();
+            let mut selector = Selector::new(&acquire, &student, &method, &train);
+            let picks = selector.next(&bought, &open, 5, 2, &control).unwrap().unwrap();
+            assert!(picks.windows(2).all(|pair| pair[0].score >= pair[1].score), "{policy}: {picks:?}");
+            picks.iter().map(|pick| pick.index as f32 / 40.0 - 1.0).collect()
+        };
+        for policy in ["margin", "entropy"] {
+            let places = chosen(policy);
+            assert!(places.iter().all(|x| (-0.8..0.2).contains(x)), "{policy}: {places:?}");
+        }
+        // Members agree where all was bought, and need not beyond what was.
+        let places = chosen("committee");
+        assert!(places.iter().all(|x| *x > -0.8), "{places:?}");
+        assert_eq!(chosen("k-centre")[0], 1.0, "the far end, where nothing was bought");
     }
 
     #[test]

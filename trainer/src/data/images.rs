@@ -82,7 +82,9 @@ fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DataError> {
         let ending =
             path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
         if hidden {
-        } else if path.is_dir() {
+            continue;
+        }
+        if path.is_dir() {
             folders.push(path);
         } else if ENDINGS.contains(&ending.as_str()) {
             files.push(path);

@@ -37,7 +37,13 @@ pub fn read(path: &Path, input: Option<&str>, label: Option<&str>) -> Result<Col
             let found = beginning(&found.to_string());
             return Err(table.wrong(line, format!("holds `{found}` in `{input}`, which is no finite number")));
         }
-        let label = label.map(|name| field(name).map(text_of)).transpose()?;
+        let label = match label {
+            None => None,
+            Some(name) => Some(
+                text_of(field(name)?)
+                    .ok_or_else(|| table.wrong(line, format!("holds no label in `{name}`")))?,
+            ),
+        };
         table.push(line, vector, label)?;
     }
     table.finish(label)
@@ -56,8 +62,13 @@ fn flatten<'v>(value: &'v Value, numbers: &mut Vec<f32>) -> Result<(), &'v Value
     }
 }
 
-fn text_of(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// A label as text; none where there is none.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +128,7 @@ mod tests {
                 "{\"input\": [1, 2], \"label\": 0}\n{\"input\": [1], \"label\": 0}",
                 "`FILE` line 2 holds 1 numbers, but the first has 2",
             ),
+            ("{\"input\": [1], \"label\": null}", "`FILE` line 1 holds no label in `label`"),
             (
                 "{\"input\": [1], \"label\": -1}",
                 "`FILE` line 1, column `label`: the label `-1` is out of range: classes are whole numbers from 0 to 65535",

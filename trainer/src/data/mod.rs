@@ -59,7 +59,8 @@ impl Collected {
                 .ok_or_else(|| DataError::Class { path: path.to_owned(), class: class.clone() })
         };
         // Bare numbers are themselves, also where the part that is learnt from has not all of them.
-        if self.classes.iter().enumerate().all(|(at, name)| *name == at.to_string()) || classes.is_empty() {
+        let bare = |names: &[String]| names.iter().enumerate().all(|(at, name)| *name == at.to_string());
+        if bare(classes) && bare(&self.classes) {
             return Ok(self);
         }
         let places = self.classes.iter().map(place).collect::<Result<Vec<u32>, _>>()?;
@@ -223,4 +224,37 @@ pub(crate) fn beginning(value: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_of_the_held_out_part_is_the_one_of_the_same_name() {
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        let truths = |known: &[&str], held_out: &[&str]| {
+            let raw = |truth: usize| Raw {
+                place: "p".into(),
+                input: Input::Vector(vec![0.0]),
+                truth: u32::try_from(truth).ok(),
+            };
+            let inputs = (0..held_out.len()).map(raw).collect();
+            let part = Collected { inputs, classes: names(held_out), skipped: 0 };
+            let part = part.among(&names(known), Path::new("test")).map_err(|error| error.to_string())?;
+            Ok(part.inputs.iter().filter_map(|raw| raw.truth).collect::<Vec<_>>())
+        };
+        assert_eq!(truths(&["bee", "cat", "dog"], &["cat", "dog"]), Ok(vec![1, 2]));
+        // Folders may be called by numbers that are not their places.
+        assert_eq!(truths(&["1", "2"], &["2"]), Ok(vec![1]));
+        let missing = |class: &str| {
+            Err(format!(
+                "the data set `test` has a class `{class}`, which the part that is learnt from does not have"
+            ))
+        };
+        assert_eq!(truths(&["1", "2"], &["0", "1"]), missing("0"));
+        assert_eq!(truths(&["0", "1"], &["cat"]), missing("cat"));
+        assert_eq!(truths(&["0", "1"], &["0", "1", "2"]), Ok(vec![0, 1, 2]), "bare numbers are themselves");
+        assert_eq!(truths(&[], &["0", "1"]), Ok(vec![0, 1]));
+    }
 }

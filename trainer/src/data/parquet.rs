@@ -40,6 +40,7 @@ pub fn read(path: &Path, input: Option<&str>, label: Option<&str>) -> Result<Col
             if Some(name.as_str()) == label {
                 named = Some(match field {
                     Field::Str(text) => text.clone(),
+                    Field::Null => return Err(table.wrong(at, format!("holds no label in `{name}`"))),
                     other => other.to_string(),
                 });
             } else if input.is_none_or(|input| input == name) {

@@ -54,7 +54,7 @@ pub enum RecordError {
     },
     /// An answer without the hidden tensors that a curriculum learns from.
     #[error(
-        "the answer recorded under {key} holds {found}, but a curriculum learns from the teacher's hidden tensors{wanted}"
+        "the answer recorded under {key} holds {found}, but the run learns from the teacher's hidden tensors{wanted}"
     )]
     Hidden {
         /// The key.
@@ -235,7 +235,7 @@ pub fn add_checkpoint(
 ///
 /// # Errors
 /// When two answers differ.
-pub fn classes(examples: &[Example]) -> Result<usize, RecordError> {
+pub fn classes<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Result<usize, RecordError> {
     let mut found = None;
     let mut highest = 0;
     for example in examples {

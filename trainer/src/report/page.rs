@@ -114,7 +114,7 @@ pub(crate) fn card(name: &str, report: &Report, student: &str, classes: &[String
         "---\nlibrary_name: tuition\npipeline_tag: other\ntags:\n- knowledge-distillation\nmodel-index:\n- name: {index}\n  \
          results:\n  - task:\n      type: classification\n    dataset:\n      name: {index}\n      type: private\n    \
          metrics:\n{metrics}---\n# {name}\n\nA student of kind `{student}`, trained by {method} from {calls} answers \
-         of {teacher}. The weights are those of seed {seed}; the numbers above are means over {seeds} seeds on \
+         of `{teacher}`. The weights are those of seed {seed}; the numbers above are means over {seeds} seeds on \
          the test part.\n\n- `model.safetensors`: the variables; `config.json`: the architecture and the classes\n- \
          `model.onnx`: the same student for ONNX Runtime; input `input`, output `logits`\n\nClasses: {shown}{more}.\n",
         index = quoted(name),

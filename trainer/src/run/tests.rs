@@ -105,7 +105,7 @@ fn what_is_unknown_or_out_of_range_is_named() {
     check("method.losses.0.wieght=1.0", "unknown key `wieght`, did you mean `weight`?");
     check(
         "data.source=\"parquets\"",
-        "unknown kind `parquets`, did you mean `parquet`?; known here: csv, idx",
+        "unknown kind `parquets`, did you mean `parquet`?; known here: csv, idx, images, jsonl, parquet, files, record",
     );
     check("train.optimizer=\"adam\"", "unknown kind `adam`, did you mean `adamw`?");
     check("data.source=\"record\"", "source `record` needs `data.run`");

@@ -125,11 +125,16 @@ impl TrainConfig {
         check("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr.to_string(), "above 0")?;
         check("weight_decay", self.weight_decay >= 0.0, self.weight_decay.to_string(), "0 or more")?;
         check("momentum", (0.0..1.0).contains(&self.momentum), self.momentum.to_string(), "0 to below 1")?;
-        check("clip", self.clip.is_none_or(|clip| clip > 0.0), format!("{:?}", self.clip), "above 0")?;
+        check(
+            "clip",
+            self.clip.is_none_or(|clip| clip > 0.0),
+            self.clip.unwrap_or_default().to_string(),
+            "above 0",
+        )?;
         let fine = self.until.is_none_or(|until| until > 0.0 && until <= 1.0);
-        check("until", fine, format!("{:?}", self.until), "above 0, at most 1")?;
+        check("until", fine, self.until.unwrap_or_default().to_string(), "above 0, at most 1")?;
         let fine = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
-        check("ema", fine, format!("{:?}", self.ema), "0 to below 1")?;
+        check("ema", fine, self.ema.unwrap_or_default().to_string(), "0 to below 1")?;
         check("evaluate_every", self.evaluate_every > 0, self.evaluate_every.to_string(), "1 or more")?;
         let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
         let fine = !self.seeds.is_empty() && distinct == self.seeds.len();

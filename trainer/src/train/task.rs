@@ -210,7 +210,7 @@ impl Task {
     }
 }
 
-/// How a proxy is trained: as its student, but for what it states itself; it answers as it is after its last step.
+/// How a proxy is trained: as its student, but for what it states itself, and without an average.
 fn proxied(proxy: &ProxyConfig, config: &TrainConfig) -> TrainConfig {
     TrainConfig {
         steps: proxy.steps.unwrap_or(config.steps),

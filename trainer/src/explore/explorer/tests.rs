@@ -120,7 +120,7 @@ fn decoded_inputs_lie_where_the_data_lie_and_noise_does_not() {
 }
 
 fn student(world: &World) -> Built {
-    let explorer = world.explorer();
+    let mut explorer = world.explorer();
     explorer.selector.student(&split(), 0, &control(false)).unwrap().unwrap()
 }
 

@@ -115,6 +115,28 @@ fn a_proxy_hands_on_what_few_answers_say_to_many_inputs() {
 }
 
 #[test]
+fn what_is_kept_is_the_average_of_the_steps() {
+    let split = Split { validation: vec![], ..split() };
+    let after = |steps: usize, ema: Option<f64>| -> Vec<f32> {
+        let constant = TrainConfig { schedule: Schedule::Constant, warmup: 0, ..config(Rule::Sgd) };
+        let config = TrainConfig { steps, ema, ..constant };
+        let task = Task::new(&split, &student(), &method("losses = [{ kind = 'kd' }]"), &config).unwrap();
+        let trained = finished(train(&task, 3, None, &control(false)).unwrap());
+        values(&trained.student).unwrap().concat()
+    };
+    // The first step is the average, and each later one has a fifth of it.
+    let mut expected = after(1, None);
+    for steps in 2..=6 {
+        let now = after(steps, None);
+        expected.iter_mut().zip(now).for_each(|(average, now)| *average = 0.8 * *average + 0.2 * now);
+    }
+    let found = after(6, Some(0.8));
+    let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < 1e-6, "{apart}");
+    assert_ne!(found, after(6, None));
+}
+
+#[test]
 fn the_statistics_of_an_average_are_those_of_its_own_batches() {
     let split = with_pool(pictures(), 40);
     let method = method(
@@ -176,5 +198,5 @@ fn what_cannot_be_is_refused_by_name() {
     assert_eq!(refused(&answered, kd), "`pool-3` in the pool has a recorded answer");
     let ema = TrainConfig { ema: Some(1.0), ..config(Rule::Adamw) };
     let error = Task::new(&split(), &student(), &method(kd), &ema).err().unwrap();
-    assert_eq!(error.to_string(), "`train.ema` is Some(1.0); it must be 0 to below 1");
+    assert_eq!(error.to_string(), "`train.ema` is 1; it must be 0 to below 1");
 }
