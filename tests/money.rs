@@ -1,7 +1,7 @@
 //! Money when things go wrong: time-outs, hang-ups, cut streams, refusals, and a bill that agrees to nine places.
 //! Wants nothing but the built command.
 
-use crate::support::{Client, Reply, TestServer, Upstream, price, teacher};
+use crate::support::{Client, Reply, Statement, TestServer, Upstream, price, teacher};
 use futures::StreamExt as _;
 use serde_json::json;
 
@@ -53,13 +53,13 @@ async fn the_statement_equals_the_teachers_bill_to_nine_places() {
         let reply = reply.unwrap();
         assert!([200, 400].contains(&reply.status), "{reply:?}");
     }
-    let (bill, statement) = (upstream.bill(), client.statement().await);
+    let (statement, audit) = Statement::with_audit(&client, &server).await;
+    let bill = upstream.bill();
     assert_eq!(statement.0["totals"]["usd"]["settled"], bill.usd());
     assert_eq!(statement.total("settled").calls, bill.inferences);
     assert_eq!(statement.total("settled").tokens, bill.tokens);
     assert_eq!(statement.committed(), statement.total("settled"), "nothing is held or unknown");
     assert_eq!(statement.budget("pilot")["settled"]["usd"], bill.usd());
-    let audit = server.json(&["audit", "--verify"], 0);
     assert_eq!(audit["totals"], statement.0["totals"]);
     assert_eq!(audit["discrepancies"], json!([]));
 }

@@ -2,8 +2,12 @@
 //! Knows the pinned members; must not add anything up that the statement says itself.
 //! Invariant: a member that is missing or of another type fails the test, by name.
 
-use super::Bill;
+use super::{Bill, Client, TestServer};
 use serde_json::Value;
+use std::time::Duration;
+
+const LOOKS: usize = 100;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls, tokens and nano-dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +21,19 @@ pub(crate) struct Amounts {
 pub(crate) struct Statement(pub(crate) Value);
 
 impl Statement {
+    /// What `server` says, and `audit --verify` beside it, once both count the same hits: those are written a second late.
+    pub(crate) async fn with_audit(client: &Client, server: &TestServer) -> (Self, Value) {
+        for _ in 0..LOOKS {
+            let statement = client.statement().await;
+            let audit = server.json(&["audit", "--verify"], 0);
+            if audit["totals"]["saved"] == statement.0["totals"]["saved"] {
+                return (statement, audit);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        panic!("the statement and the audit never count the same hits: {}", client.statement().await.0)
+    }
+
     /// One of `settled`, `reserved`, `unknown`, over the whole store.
     pub(crate) fn total(&self, column: &str) -> Amounts {
         let amount = |unit: &str| &self.0["totals"][unit][column];
