@@ -373,13 +373,13 @@ async fn later_rounds(
     let mut selector = Selector::new(&run.acquire, &run.student, &run.method, &run.train);
     for (at, count) in std::mem::take(&mut questions.later).into_iter().enumerate() {
         let round = at + 2;
-        let bought = so_far(run, questions, &records)?;
-        let open: Vec<Example> = questions.rest.iter().map(record::unasked).collect();
+        let mut bought = so_far(run, questions, &records)?;
+        bought.pool = questions.rest.iter().map(record::unasked).collect();
         let flag = interrupt.flag();
-        print::aside(&format!("choosing {count} of {} inputs for round {round}", open.len()));
+        print::aside(&format!("choosing {count} of {} inputs for round {round}", bought.pool.len()));
         let picks = tokio::task::block_in_place(|| {
             let control = Control { interrupt: flag, progress: &|_| {}, resume: false };
-            selector.next(&bought, &open, count, round, &control)
+            selector.next(&bought, count, round, &control)
         })?;
         let Some(picks) = picks else { return Ok(None) };
         let by = run.acquire.policy.name();

@@ -3,9 +3,10 @@
 //! Must not compute anything but where ink goes. Invariant: the page has no scripts or links, and every text from outside
 //! is escaped; the three forms show the same tables.
 
+use tuition_trainer::html::{document, escape};
 use tuition_trainer::{Measure, Measures};
 
-use super::plot::{Plot, Point, escape};
+use super::plot::{Plot, Point};
 use super::table::{Bound, Needed, Results, Row};
 use crate::print;
 
@@ -142,13 +143,7 @@ pub(crate) fn html(results: &Results) -> String {
         plots(results).into_iter().map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n")).collect();
     let tables: String = tables(results).iter().map(table).collect();
     let notes: String = notes(results).iter().map(|note| format!("<p>{}</p>\n", escape(note))).collect();
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\n<style>body{{font:16px/1.5 \
-         system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}}table{{border-collapse:collapse}}\
-         td,th{{padding:.3em .8em;border-bottom:1px solid #ccc;text-align:right}}td:first-child,th:first-child\
-         {{text-align:left}}svg{{max-width:100%}}</style></head>\n<body><h1>{name}</h1>\n{plots}{tables}{notes}</body></html>\n",
-        name = escape(&results.sweep),
-    )
+    document(&results.sweep, &format!("{plots}{tables}{notes}"))
 }
 
 /// Quality against calls, and against dollars where every row has a price that is no gift.

@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use tuition_trainer::html::escape;
+
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 64.0;
@@ -192,11 +194,6 @@ fn figure(value: f64) -> String {
     let places = (2.0 - value.log10().floor()) as usize;
     let text = format!("{value:.places$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// Text as HTML shows it.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor};
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
+use crate::range::{Judged, OutOfRange};
 use crate::student::Inputs;
 
 /// How images are changed: the `augment` table under `[train]`, or the views of a warm-up.
@@ -43,20 +44,6 @@ fn is_none(value: &usize) -> bool {
     *value == 0
 }
 
-/// Why images cannot be changed so.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{table}.{field}` is {value}; it must be {range}")]
-pub struct AugmentError {
-    /// The table of the run file.
-    pub table: &'static str,
-    /// The key in it.
-    pub field: &'static str,
-    /// What it holds.
-    pub value: String,
-    /// What it may hold.
-    pub range: &'static str,
-}
-
 /// What is done to one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Change {
@@ -77,18 +64,16 @@ impl Augment {
         &self,
         [_, height, width]: [usize; 3],
         table: &'static str,
-    ) -> std::result::Result<(), AugmentError> {
+    ) -> std::result::Result<(), OutOfRange> {
         let extent = height.min(width);
-        let check = |field, fine: bool, value: String, range| {
-            if fine { Ok(()) } else { Err(AugmentError { table, field, value, range }) }
-        };
+        let table = Judged(table);
         let inside = "less than the image's height and width";
-        check("crop", self.crop < extent, self.crop.to_string(), inside)?;
-        check("cutout", self.cutout < extent, self.cutout.to_string(), inside)?;
+        table.check("crop", self.crop < extent, self.crop, inside)?;
+        table.check("cutout", self.cutout < extent, self.cutout, inside)?;
         let fine = (0.0..=180.0).contains(&self.rotate);
-        check("rotate", fine, self.rotate.to_string(), "0 to 180 degrees")?;
-        check("scale", (0.0..1.0).contains(&self.scale), self.scale.to_string(), "0 to below 1")?;
-        check("gain", (0.0..=1.0).contains(&self.gain), self.gain.to_string(), "0 to 1")
+        table.check("rotate", fine, self.rotate, "0 to 180 degrees")?;
+        table.check("scale", (0.0..1.0).contains(&self.scale), self.scale, "0 to below 1")?;
+        table.check("gain", (0.0..=1.0).contains(&self.gain), self.gain, "0 to 1")
     }
 
     /// Changes each of the images `[n, C*H*W]`; `image` is `[C, H, W]`.

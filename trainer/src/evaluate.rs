@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::example::{Example, argmax};
+use crate::example::{Example, argmax, softmax};
 
 /// The bins of the expected calibration error, as in arXiv 1706.04599.
 const BINS: usize = 15;
@@ -41,13 +41,6 @@ pub(crate) fn score(logits: &[Vec<f32>], examples: &[&Example]) -> Scores {
         ece: reference.map(|classes| ece(&probabilities, classes)),
         loss: reference.map(|classes| cross_entropy(logits, classes)),
     }
-}
-
-fn softmax(row: &[f32]) -> Vec<f64> {
-    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| power / sum).collect()
 }
 
 fn cross_entropy(logits: &[Vec<f32>], classes: &[u32]) -> f64 {

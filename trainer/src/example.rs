@@ -345,6 +345,14 @@ pub(crate) fn argmax(scores: &[f32]) -> u32 {
     u32::try_from(best).expect("a teacher has fewer than 2^32 classes")
 }
 
+/// The probabilities of a row of scores.
+pub(crate) fn softmax(row: &[f32]) -> Vec<f64> {
+    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! This crate must not know HTTP, command lines, clocks or the environment; it prints nothing. The modules below
 //! stand in the order in which data flows; each uses only those above it.
 
+mod range;
 mod nearest;
 mod normal;
 mod example;
@@ -30,11 +31,12 @@ mod selection;
 mod generator;
 mod explore;
 mod evaluate;
+pub mod html;
 mod report;
 mod export;
 mod run;
 
-pub use augment::{Augment, AugmentError};
+pub use augment::Augment;
 pub use compare::Combine;
 pub use evaluate::{Measure, Measures};
 pub use example::{Example, Input, PADDING, Signal, Split, SplitError, Target};
@@ -46,16 +48,17 @@ pub use loss::{
     RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss, Tuples, check_losses,
 };
 pub use method::{
-    CHECKPOINT, ConsistencyConfig, ConsistencyError, CurriculumConfig, CurriculumError, LayerPair, Match,
-    MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError, WarmUpConfig, WarmUpError,
-    WarmUpKind,
+    By, CHECKPOINT, ConsistencyConfig, ConsistencyError, ConsistencyForm, CurriculumConfig, CurriculumError,
+    LayerPair, Match, MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError,
+    WarmUpConfig, WarmUpError, WarmUpKind,
 };
 pub use optimizer::{Rule, Schedule};
+pub use range::OutOfRange;
 pub use report::{Report, Row, Spend};
 pub use run::{
     BudgetConfig, ConfigError, DataConfig, Outcome, RunConfig, Source, TeacherConfig, TestPart, check_fit,
     score_seeds, train_run,
 };
-pub use selection::{AcquireConfig, First, Pick, Policy, Selector, first, rounds};
+pub use selection::{AcquireConfig, First, Pick, Policy, Scorer, Selector, first, rounds};
 pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
 pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

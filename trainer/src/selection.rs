@@ -11,11 +11,11 @@ use candle_core::{Device, Tensor};
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
-use crate::example::{Example, Input, Split};
-use crate::method::MethodConfig;
+use crate::example::{Example, Input, Split, softmax};
+use crate::method::{MethodConfig, ProxyConfig};
 use crate::space::{Clusters, Components, k_centre, rows};
 use crate::student::{Built, Mode, Student, StudentConfig};
-use crate::train::{Control, Ended, Task, TrainConfig, TrainError, stream, train, values};
+use crate::train::{Control, Ended, Task, TrainConfig, TrainError, proxied, stream, train, values};
 
 /// Components that inputs are placed by.
 const COMPONENTS: usize = 50;
@@ -54,6 +54,17 @@ pub enum Policy {
     Committee,
     /// The farthest in its features from what was bought.
     KCentre,
+}
+
+/// Which network scores the inputs of later rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scorer {
+    /// The student, by its losses alone.
+    #[default]
+    Student,
+    /// The network of `method.proxy`, with its warm-up.
+    Proxy,
 }
 
 impl First {
@@ -100,9 +111,11 @@ pub struct AcquireConfig {
     pub share: f64,
     /// Inputs that are drawn at random and scored in a later round.
     pub candidates: usize,
-    /// The students of a committee.
+    /// Which network scores them.
+    pub scorer: Scorer,
+    /// The networks of a committee.
     pub members: usize,
-    /// Steps of the students that score; none: the run's.
+    /// Steps of the networks that score; none: the run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
     /// Whether they go on from the weights of the round before.
@@ -118,6 +131,7 @@ impl Default for AcquireConfig {
             rounds: 2,
             share: 0.5,
             candidates: 2500,
+            scorer: Scorer::Student,
             members: 4,
             steps: None,
             warm_start: false,
@@ -225,7 +239,7 @@ fn stratified(clusters: &[u32], count: usize) -> Vec<Pick> {
 /// Chooses later rounds by students that learn what has been bought so far.
 pub struct Selector<'a> {
     acquire: &'a AcquireConfig,
-    student: &'a StudentConfig,
+    scorer: StudentConfig,
     method: MethodConfig,
     config: TrainConfig,
     /// The weights that each student ended with, where the next round goes on from them.
@@ -237,34 +251,38 @@ impl<'a> Selector<'a> {
     #[must_use]
     pub fn new(
         acquire: &'a AcquireConfig,
-        student: &'a StudentConfig,
+        student: &StudentConfig,
         method: &MethodConfig,
         config: &TrainConfig,
     ) -> Self {
+        let (scorer, method, config) = match method.proxy.as_ref().filter(|_| acquire.scorer == Scorer::Proxy)
+        {
+            Some(proxy) => {
+                let alone = ProxyConfig { proxy: None, consistency: None, ..proxy.clone() };
+                (proxy.student.clone(), alone.method(method), proxied(&alone, config))
+            }
+            None => {
+                let method = MethodConfig { mixup: method.mixup, ..MethodConfig::of(method.losses.clone()) };
+                (student.clone(), method, TrainConfig { ema: None, ..config.clone() })
+            }
+        };
         let steps = acquire.steps.unwrap_or(config.steps);
-        Self {
-            acquire,
-            student,
-            // What an input is worth is asked of the student and the losses alone.
-            method: MethodConfig { mixup: method.mixup, ..MethodConfig::of(method.losses.clone()) },
-            config: TrainConfig { steps, ema: None, ..config.clone() },
-            ended: vec![],
-        }
+        Self { acquire, scorer, method, config: TrainConfig { steps, ..config }, ended: vec![] }
     }
 
-    /// Chooses `count` of `open` in round `round` (from 2 on) by what `bought` teaches; none where it was interrupted.
+    /// Chooses `count` of the pool of `bought` in round `round` (from 2 on) by what its answers teach; none where it was
+    /// interrupted.
     ///
     /// # Errors
     /// When no student can be trained on what was bought.
     pub fn next(
         &mut self,
         bought: &Split,
-        open: &[Example],
         count: usize,
         round: usize,
         control: &Control<'_>,
     ) -> Result<Option<Vec<Pick>>, TrainError> {
-        let acquire = self.acquire;
+        let (acquire, open) = (self.acquire, &bought.pool);
         let mut rng = stream(acquire.seed, STREAMS + round as u64);
         let most = acquire.candidates.max(count).min(open.len());
         let mut candidates: Vec<usize> = index::sample(&mut rng, open.len(), most).into_vec();
@@ -305,7 +323,7 @@ impl<'a> Selector<'a> {
         member: usize,
         control: &Control<'_>,
     ) -> Result<Option<Built>, TrainError> {
-        let mut task = Task::new(bought, self.student, &self.method, &self.config)?;
+        let mut task = Task::new(bought, &self.scorer, &self.method, &self.config)?;
         task.begin = if self.acquire.warm_start { self.ended.get(member).cloned() } else { None };
         let seed = self.acquire.seed.wrapping_add(member as u64);
         let Ended::Finished(trained) = train(&task, seed, None, control)? else { return Ok(None) };
@@ -336,13 +354,6 @@ fn features(student: &Built, examples: &[&Example], device: &Device) -> candle_c
         .chunks(256)
         .map(|chunk| Ok(student.features(&student.inputs(chunk, device)?, Mode::Inference)?.detach()));
     Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)
-}
-
-pub(crate) fn softmax(row: &[f32]) -> Vec<f64> {
-    let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = row.iter().map(|score| f64::from(score - highest).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| power / sum).collect()
 }
 
 /// The gap between the two greatest probabilities.
@@ -447,7 +458,7 @@ mod tests {
     #[test]
     fn doubt_is_bought_where_the_student_doubts_and_distance_where_nothing_was_bought() {
         let example = |x: f32, answered: bool| Example {
-            key: format!("{x}"),
+            key: format!("{x} {answered}"),
             input: Input::Vector(vec![x, 1.0]),
             target: answered.then(|| crate::example::Target::Logits(vec![4.0 * x, -4.0 * x])),
             truth: None,
@@ -456,8 +467,8 @@ mod tests {
         let classes = vec!["right".to_owned(), "left".to_owned()];
         // Bought at both ends of the left half and just right of the middle; open is a grid over all.
         let train = [-1.0, -0.9, -0.8, 0.1, 0.15, 0.2].map(|x| example(x, true)).to_vec();
-        let bought = Split { train, classes, ..Split::default() };
-        let open: Vec<Example> = (0..81).map(|at| example(at as f32 / 40.0 - 1.0, false)).collect();
+        let pool: Vec<Example> = (0..81).map(|at| example(at as f32 / 40.0 - 1.0, false)).collect();
+        let bought = Split { train, pool, classes, ..Split::default() };
         let (student, method) = (StudentConfig::Mlp { hidden: vec![8] }, "losses = [{ kind = 'kd' }]");
         let train = TrainConfig { steps: 300, lr: 0.02, ..TrainConfig::default() };
         let control = Control { interrupt: std::sync::Arc::default(), progress: &|_| {}, resume: false };
@@ -465,7 +476,7 @@ mod tests {
             let acquire = config(&format!("policy = '{policy}'"));
             let method = toml::from_str(method).unwrap();
             let mut selector = Selector::new(&acquire, &student, &method, &train);
-            let picks = selector.next(&bought, &open, 5, 2, &control).unwrap().unwrap();
+            let picks = selector.next(&bought, 5, 2, &control).unwrap().unwrap();
             assert!(picks.windows(2).all(|pair| pair[0].score >= pair[1].score), "{policy}: {picks:?}");
             picks.iter().map(|pick| pick.index as f32 / 40.0 - 1.0).collect()
         };

@@ -12,6 +12,7 @@ mod ranges;
 use serde::{Deserialize, Serialize};
 
 use crate::generator::{GeneratorConfig, GeneratorError};
+use crate::range::{Judged, OutOfRange};
 use crate::train::TrainError;
 
 pub use explorer::{Explored, Explorer};
@@ -103,15 +104,8 @@ fn four() -> usize {
 #[derive(Debug, thiserror::Error)]
 pub enum ExploreError {
     /// A number out of its range.
-    #[error("`explore.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it may hold.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Inputs that are no vectors.
     #[error("`explore` makes vectors, and the inputs of the data set are {found}")]
     Vectors {
@@ -218,44 +212,47 @@ impl ExploreConfig {
     /// # Errors
     /// The first that does not fit.
     pub fn check(&self, budget: u64) -> Result<(), ExploreError> {
-        let range = |field, fine: bool, value: String, range| {
-            if fine { Ok(()) } else { Err(ExploreError::Range { field, value, range }) }
-        };
+        let table = Judged("explore");
         match (self.calls, self.real) {
             (Some(calls), None) => {
                 let fine = calls > 0 && calls < budget;
-                range("calls", fine, calls.to_string(), "1 or more and below `budget.calls`")?;
+                table.check("calls", fine, calls, "1 or more and below `budget.calls`")?;
             }
             (None, Some(real)) => {
                 let fine = real > 0 && real < budget;
-                range("real", fine, real.to_string(), "1 or more and below `budget.calls`")?;
+                table.check("real", fine, real, "1 or more and below `budget.calls`")?;
             }
             (None, None) => {
-                range("calls", false, "missing".into(), "there, or `explore.real` in its place")?;
+                table.check("calls", false, "missing", "there, or `explore.real` in its place")?;
             }
             (Some(calls), Some(_)) => {
-                range("calls", false, calls.to_string(), "absent where `explore.real` is there")?;
+                table.check("calls", false, calls, "absent where `explore.real` is there")?;
             }
         }
         let (least, needed) = match self.kind {
             ExploreKind::Gradient => (self.sigma >= 0.0, "0 or more"),
             _ => (self.sigma > 0.0, "above 0"),
         };
-        range("sigma", least && self.sigma.is_finite(), self.sigma.to_string(), needed)?;
+        table.check("sigma", least && self.sigma.is_finite(), self.sigma, needed)?;
         let fine = self.step > 0.0 && self.step.is_finite();
-        range("step", fine, self.step.to_string(), "above 0")?;
-        range("steps", self.steps > 0, self.steps.to_string(), "1 or more")?;
-        range("candidates", self.candidates > 0, self.candidates.to_string(), "1 or more")?;
-        range("rounds", self.rounds > 0, self.rounds.to_string(), "1 or more")?;
+        table.check("step", fine, self.step, "above 0")?;
+        table.check("steps", self.steps > 0, self.steps, "1 or more")?;
+        table.check("candidates", self.candidates > 0, self.candidates, "1 or more")?;
+        table.check("rounds", self.rounds > 0, self.rounds, "1 or more")?;
         let fine = !self.long_tail || self.kind != ExploreKind::Mixup;
-        range("long_tail", fine, "true".into(), "false with kind `mixup`, which starts from pairs")?;
+        table.check("long_tail", fine, true, "false with kind `mixup`, which starts from pairs")?;
         if let Some(generator) = &self.generator {
             let named = || format!("`{}`", generator.name());
             let fine = self.kind.decodes();
-            range("generator", fine, named(), "absent with kinds `mixup` and `noise`, which decode nothing")?;
+            table.check(
+                "generator",
+                fine,
+                named(),
+                "absent with kinds `mixup` and `noise`, which decode nothing",
+            )?;
             let fine = self.kind != ExploreKind::Gradient || generator.is_differentiable();
             let needed = "`pca`, `autoencoder` or `vae` with kind `gradient`, which needs gradients through the decoder";
-            range("generator", fine, named(), needed)?;
+            table.check("generator", fine, named(), needed)?;
             generator.check()?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::pca::latent;
-use super::{GeneratorError, LEAST_DEVIATION, Whitening, range};
+use super::{GeneratorError, LEAST_DEVIATION, TABLE, Whitening};
 use crate::normal::normal;
 use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
 use crate::student::{Linear, Parameters};
@@ -73,13 +73,18 @@ impl AutoencoderConfig {
     }
 
     pub(super) fn check(&self, variational: bool) -> std::result::Result<(), GeneratorError> {
-        range("latent", self.latent > 0, self.latent, "1 or more")?;
-        range("width", self.width > 0, self.width, "1 or more")?;
-        range("steps", self.steps > 0, self.steps, "1 or more")?;
-        range("batch", self.batch > 0, self.batch, "1 or more")?;
-        range("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr, "above 0")?;
-        range("kl", variational || self.kl.is_none(), self.kl(), "absent: it is the weight of kind `vae`")?;
-        range("kl", self.kl() >= 0.0 && self.kl().is_finite(), self.kl(), "0 or more")
+        TABLE.check("latent", self.latent > 0, self.latent, "1 or more")?;
+        TABLE.check("width", self.width > 0, self.width, "1 or more")?;
+        TABLE.check("steps", self.steps > 0, self.steps, "1 or more")?;
+        TABLE.check("batch", self.batch > 0, self.batch, "1 or more")?;
+        TABLE.check("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr, "above 0")?;
+        TABLE.check(
+            "kl",
+            variational || self.kl.is_none(),
+            self.kl(),
+            "absent: it is the weight of kind `vae`",
+        )?;
+        Ok(TABLE.check("kl", self.kl() >= 0.0 && self.kl().is_finite(), self.kl(), "0 or more")?)
     }
 }
 

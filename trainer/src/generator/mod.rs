@@ -10,6 +10,7 @@ mod pca;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::range::{Judged, OutOfRange};
 use crate::teacher::{ModelError, Runtime};
 use autoencoder::Autoencoder;
 use onnx::Onnx;
@@ -43,15 +44,8 @@ impl Default for GeneratorConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum GeneratorError {
     /// A number out of its range.
-    #[error("`explore.generator.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it may hold.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A model that cannot be loaded or run.
     #[error("`explore.generator.{part}`")]
     Model {
@@ -123,7 +117,7 @@ impl GeneratorConfig {
     /// The first that is out of its range.
     pub fn check(&self) -> Result<(), GeneratorError> {
         match self {
-            Self::Pca(config) => range("latent", config.latent > 0, config.latent, "1 or more"),
+            Self::Pca(config) => Ok(TABLE.check("latent", config.latent > 0, config.latent, "1 or more")?),
             Self::Autoencoder(config) => config.check(false),
             Self::Vae(config) => config.check(true),
             Self::Onnx(_) => Ok(()),
@@ -131,14 +125,8 @@ impl GeneratorConfig {
     }
 }
 
-fn range(
-    field: &'static str,
-    fine: bool,
-    value: impl std::fmt::Display,
-    range: &'static str,
-) -> Result<(), GeneratorError> {
-    if fine { Ok(()) } else { Err(GeneratorError::Range { field, value: value.to_string(), range }) }
-}
+/// Where a generator's settings stand.
+const TABLE: Judged = Judged("explore.generator");
 
 /// A fitted generator.
 #[derive(Debug)]

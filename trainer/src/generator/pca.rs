@@ -5,7 +5,7 @@
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::GeneratorError;
+use super::{GeneratorError, TABLE};
 use crate::space::Components;
 use crate::train::stream;
 
@@ -51,8 +51,7 @@ impl Pca {
         let varies = |variance: &&f32| **variance > most * LEAST_SHARE && **variance > 0.0;
         let kept = components.variances.iter().take_while(varies).count();
         if kept == 0 {
-            let (field, value) = ("latent", config.latent.to_string());
-            return Err(GeneratorError::Range { field, value, range: "fitted to inputs that differ" });
+            return Err(TABLE.refused("latent", config.latent, "fitted to inputs that differ").into());
         }
         components.variances.truncate(kept);
         components.axes = components.axes.narrow(1, 0, kept)?.contiguous()?;

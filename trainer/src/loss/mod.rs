@@ -29,7 +29,7 @@ pub use dkd::DkdLoss;
 pub use kd::KdLoss;
 pub(crate) use kd::kd;
 pub use labels::LabelsLoss;
-pub(crate) use labels::cross_entropy;
+pub(crate) use labels::{balance, cross_entropy};
 pub use logit_mse::LogitMseLoss;
 pub use ranking::RankingLoss;
 pub use rkd::RkdLoss;
@@ -51,6 +51,10 @@ pub(crate) trait Loss {
     }
     /// Whether it asks for the true classes.
     fn asks_truth(&self) -> bool {
+        false
+    }
+    /// Whether it weighs inputs by how rare their class is among the training answers.
+    fn is_balanced(&self) -> bool {
         false
     }
     /// Whether it compares inputs only, so that the student's outputs float by a constant for each class.
@@ -224,6 +228,8 @@ pub(crate) struct Batch {
     pub(crate) labels: Tensor,
     /// The true classes `[n]`, where all are known.
     pub(crate) truth: Option<Tensor>,
+    /// The weights of the classes, where a loss wants them.
+    pub(crate) balance: Option<Balance>,
     /// The weights `[m, k]` of tuples, where the batch is one of tuples: n = m k.
     pub(crate) weights: Option<Tensor>,
     /// The shares `[n, C]` of classes drawn from the teacher's distribution, where a loss wants them.
@@ -236,6 +242,15 @@ pub(crate) struct Batch {
     pub(crate) share: f64,
 }
 
+/// The weight `[C]` of each class among the training answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Balance {
+    /// By the teacher's classes.
+    pub(crate) teacher: Tensor,
+    /// By the true ones, where all are known.
+    pub(crate) truth: Option<Tensor>,
+}
+
 impl Batch {
     /// A batch of answers alone.
     pub(crate) fn of(teacher: Option<Tensor>, labels: Tensor) -> Self {
@@ -243,6 +258,7 @@ impl Batch {
             teacher,
             labels,
             truth: None,
+            balance: None,
             weights: None,
             samples: None,
             hidden: None,
@@ -255,6 +271,14 @@ impl Batch {
         match of {
             Labels::Teacher => Ok(&self.labels),
             Labels::Truth => self.truth.as_ref().ok_or_else(|| missing("truth")),
+        }
+    }
+
+    fn balance(&self, of: Labels) -> Result<&Tensor> {
+        let balance = self.balance.as_ref().ok_or_else(|| missing("weights of classes"))?;
+        match of {
+            Labels::Teacher => Ok(&balance.teacher),
+            Labels::Truth => balance.truth.as_ref().ok_or_else(|| missing("truth")),
         }
     }
 
@@ -308,6 +332,11 @@ impl LossConfig {
     /// Whether it asks for the true classes.
     pub(crate) fn asks_truth(&self) -> bool {
         self.loss().asks_truth()
+    }
+
+    /// Whether it weighs inputs by how rare their class is among the training answers.
+    pub(crate) fn is_balanced(&self) -> bool {
+        self.loss().is_balanced()
     }
 
     /// Whether it compares inputs only, so that the student's outputs float by a constant for each class.

@@ -2,7 +2,8 @@
 //! it is sure enough, it shall name it from a strong view too. It costs no call.
 //!
 //! mean over the batch of 1[max p_weak >= threshold] CE(argmax p_weak, strong view). The weak view is the run's own
-//! augmentation. Source: FixMatch, arXiv 2001.07685.
+//! augmentation. Source: FixMatch, arXiv 2001.07685. With the average of the student's weights for the weak view and the
+//! mean square of the differences of all probabilities it is a mean teacher, arXiv 1703.01780.
 //!
 //! It must not know the loop. Invariant: no gradient flows through a weak view, and no answer is looked at.
 
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::MethodConfig;
 use super::warm_up::views;
-use crate::augment::{Augment, AugmentError};
+use crate::augment::Augment;
+use crate::range::{Judged, OutOfRange};
 use crate::student::StudentConfig;
 
 /// The `[method.consistency]` table of a run file.
@@ -28,9 +30,37 @@ pub struct ConsistencyConfig {
     /// The least probability of a class that counts.
     #[serde(default = "threshold")]
     pub threshold: f64,
+    /// Who says what the strong view is held to.
+    #[serde(default)]
+    pub by: By,
+    /// What it is held to.
+    #[serde(default)]
+    pub form: ConsistencyForm,
     /// The strong view.
     #[serde(default = "views")]
     pub strong: Augment,
+}
+
+/// Who says what a strong view is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// The student, of the weak view.
+    #[default]
+    Student,
+    /// The average of its weights, of the weak view: a mean teacher.
+    Average,
+}
+
+/// What a strong view is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsistencyForm {
+    /// The most probable class, by cross-entropy.
+    #[default]
+    Class,
+    /// All probabilities, by the mean square of the differences.
+    Mse,
 }
 
 fn batch() -> usize {
@@ -62,19 +92,12 @@ pub enum ConsistencyError {
     /// Two ways of making a batch.
     #[error("`method.consistency` does not go together with `mixup` or `cutmix`")]
     Mixup,
+    /// An average that is not kept.
+    #[error("`method.consistency.by = \"average\"` needs the decay of the average, `ema`")]
+    Average,
     /// A number out of its range.
-    #[error("`method.consistency.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: f64,
-        /// What it may hold.
-        range: &'static str,
-    },
-    /// A view that images do not bear.
     #[error(transparent)]
-    Views(#[from] AugmentError),
+    Range(#[from] OutOfRange),
 }
 
 impl ConsistencyConfig {
@@ -84,15 +107,17 @@ impl ConsistencyConfig {
         method: &MethodConfig,
         student: &StudentConfig,
         pool: usize,
+        ema: Option<f64>,
     ) -> std::result::Result<(), ConsistencyError> {
-        let check = |field, fine: bool, value: f64, range| {
-            if fine { Ok(()) } else { Err(ConsistencyError::Range { field, value, range }) }
-        };
-        check("batch", self.batch > 0, self.batch as f64, "1 or more")?;
-        check("weight", self.weight > 0.0 && self.weight.is_finite(), self.weight, "above 0")?;
-        check("threshold", (0.0..=1.0).contains(&self.threshold), self.threshold, "0 to 1")?;
+        let table = Judged("method.consistency");
+        table.check("batch", self.batch > 0, self.batch, "1 or more")?;
+        table.check("weight", self.weight > 0.0 && self.weight.is_finite(), self.weight, "above 0")?;
+        table.check("threshold", (0.0..=1.0).contains(&self.threshold), self.threshold, "0 to 1")?;
         let image = student.image().ok_or(ConsistencyError::Images { student: student.name() })?;
         self.strong.check(image, "method.consistency.strong")?;
+        if self.by == By::Average && ema.is_none() {
+            return Err(ConsistencyError::Average);
+        }
         if method.mixes() {
             return Err(ConsistencyError::Mixup);
         }
@@ -103,9 +128,11 @@ impl ConsistencyConfig {
     pub(crate) fn term(&self, weak: &Tensor, strong: &Tensor) -> Result<Tensor> {
         let sure = softmax(&weak.detach(), 1)?;
         let counts = sure.max_keepdim(1)?.ge(self.threshold)?.to_dtype(DType::F32)?;
-        let classes = sure.argmax_keepdim(1)?;
-        let named = log_softmax(strong, 1)?.gather(&classes, 1)?;
-        (named * counts)?.mean_all()? * -self.weight
+        let apart = match self.form {
+            ConsistencyForm::Class => log_softmax(strong, 1)?.gather(&sure.argmax_keepdim(1)?, 1)?.neg()?,
+            ConsistencyForm::Mse => (softmax(strong, 1)? - sure)?.sqr()?.mean_keepdim(1)?,
+        };
+        (apart * counts)?.mean_all()? * self.weight
     }
 }
 
@@ -114,9 +141,23 @@ mod tests {
     use super::*;
     use candle_core::{Device, Var};
 
+    fn config(text: &str) -> ConsistencyConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    // p, q = F.softmax(w, 1), F.softmax(s, 1): F.mse_loss(q, p) with w = [[4, 0], [0, 1]], s = [[0, 1], [5, 0]]
+    //   # ((.2689414 - .9820138)^2 + (.9933072 - .2689414)^2) / 2
+    #[test]
+    fn all_probabilities_are_held_together_where_that_is_asked() {
+        let config = config("form = 'mse'\nthreshold = 0.0");
+        let rows = |rows: [[f32; 2]; 2]| Tensor::new(&rows, &Device::Cpu).unwrap();
+        let term = config.term(&rows([[4.0, 0.0], [0.0, 1.0]]), &rows([[0.0, 1.0], [5.0, 0.0]])).unwrap();
+        assert!((term.to_scalar::<f32>().unwrap() - 0.516_589).abs() < 1e-5, "{term}");
+    }
+
     #[test]
     fn only_sure_views_teach_and_only_strong_ones_learn() {
-        let config = ConsistencyConfig { batch: 2, weight: 2.0, threshold: 0.9, strong: Augment::default() };
+        let config = config("weight = 2.0\nthreshold = 0.9");
         let var = |rows: [[f32; 2]; 2]| Var::new(&rows, &Device::Cpu).unwrap();
         // The first is sure of class 0 (p = .982), the second is not (p = .731).
         let (weak, strong) = (var([[4.0, 0.0], [0.0, 1.0]]), var([[0.0, 1.0], [5.0, 0.0]]));

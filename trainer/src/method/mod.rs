@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::LossConfig;
 
-pub use consistency::{ConsistencyConfig, ConsistencyError};
+pub use consistency::{By, ConsistencyConfig, ConsistencyError, ConsistencyForm};
 pub(crate) use curriculum::extraction;
 pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
 pub(crate) use mixup::Mixup;

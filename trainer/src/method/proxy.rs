@@ -1,5 +1,6 @@
 //! A proxy teacher: a network of our own, as a rule wider than the student, is trained on the bought answers first; then it
-//! labels the inputs that nobody asked about, and the student learns from both. It costs no call.
+//! labels the inputs that nobody asked about, and the student learns from both. It costs no call. Several of them label by
+//! the mean of their logits, and a proxy may have been taught by a proxy of its own.
 //!
 //! Each step sees a batch of answered inputs with the teacher's answers, and one of the pool with the proxy's, in one forward
 //! pass; the losses of both are added, those of the pool with a weight. It is a teacher assistant (arXiv 1902.03393) whose
@@ -10,8 +11,9 @@
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{MethodConfig, WarmUpConfig};
+use super::{ConsistencyConfig, MethodConfig, WarmUpConfig};
 use crate::loss::LossConfig;
+use crate::range::{Judged, OutOfRange};
 use crate::student::StudentConfig;
 
 /// The `[method.proxy]` table of a run file.
@@ -26,15 +28,36 @@ pub struct ProxyConfig {
     /// Its learning rate; none: the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
+    /// How many of them are trained, each from a seed of its own.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub members: usize,
     /// What it learns before the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<WarmUpConfig>,
+    /// Held together over views of the pool while it learns the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<ConsistencyConfig>,
+    /// Its own proxy teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Box<ProxyConfig>>,
+    /// The decay of the average of its weights that labels; none: its last weights do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Inputs of the pool in a step of the student, beside the answered ones.
     #[serde(default = "batch")]
     pub batch: usize,
     /// The weight of the losses on them.
     #[serde(default = "weight")]
     pub weight: f64,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 fn batch() -> usize {
@@ -65,27 +88,21 @@ pub enum ProxyError {
     #[error("`method.proxy` does not go together with `mixup` or `cutmix`")]
     Mixup,
     /// A number out of its range.
-    #[error("`method.proxy.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: f64,
-        /// What it may hold.
-        range: &'static str,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
 }
 
 impl ProxyConfig {
     /// Checks it against the method that it stands in and the number of inputs that it would label.
     pub(crate) fn check(&self, method: &MethodConfig, pool: usize) -> std::result::Result<(), ProxyError> {
-        let check = |field, fine: bool, value: f64, range| {
-            if fine { Ok(()) } else { Err(ProxyError::Range { field, value, range }) }
-        };
-        check("batch", self.batch > 0, self.batch as f64, "1 or more")?;
-        check("steps", self.steps != Some(0), 0.0, "1 or more")?;
-        check("weight", self.weight > 0.0 && self.weight.is_finite(), self.weight, "above 0")?;
-        check("lr", self.lr.is_none_or(|lr| lr > 0.0), self.lr.unwrap_or(0.0), "above 0")?;
+        let table = Judged("method.proxy");
+        table.check("batch", self.batch > 0, self.batch, "1 or more")?;
+        table.check("members", self.members > 0, self.members, "1 or more")?;
+        table.check("steps", self.steps != Some(0), 0, "1 or more")?;
+        table.check("weight", self.weight > 0.0 && self.weight.is_finite(), self.weight, "above 0")?;
+        let fine = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
+        table.check("ema", fine, self.ema.unwrap_or(0.0), "0 to below 1")?;
+        table.check("lr", self.lr.is_none_or(|lr| lr > 0.0), self.lr.unwrap_or(0.0), "above 0")?;
         if method.mixes() {
             return Err(ProxyError::Mixup);
         }
@@ -109,8 +126,8 @@ impl ProxyConfig {
     pub(crate) fn method(&self, method: &MethodConfig) -> MethodConfig {
         MethodConfig {
             warm_up: self.warm_up.clone(),
-            proxy: None,
-            consistency: None,
+            proxy: self.proxy.as_deref().cloned(),
+            consistency: self.consistency.clone(),
             curriculum: None,
             progressive: None,
             ..method.clone()

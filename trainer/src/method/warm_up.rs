@@ -12,8 +12,9 @@ use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::phase::{Learns, Phase, PlanError};
-use crate::augment::{Augment, AugmentError};
+use crate::augment::Augment;
 use crate::example::Input;
+use crate::range::{Judged, OutOfRange};
 use crate::student::StudentConfig;
 
 /// The `warm_up` table under `[method]` or `[method.proxy]`.
@@ -84,18 +85,32 @@ pub enum WarmUpError {
         found: &'static str,
     },
     /// A number out of its range.
-    #[error("`warm_up.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: f64,
-        /// What it may hold.
-        range: &'static str,
-    },
-    /// Views that images do not bear.
     #[error(transparent)]
-    Views(#[from] AugmentError),
+    Range(#[from] OutOfRange),
+}
+
+fn check(
+    config: &WarmUpConfig,
+    student: &StudentConfig,
+    sample: &Input,
+) -> std::result::Result<(), WarmUpError> {
+    let table = Judged("warm_up");
+    table.check("steps", config.steps > 0, config.steps, "1 or more")?;
+    let least = if config.kind == WarmUpKind::Simclr { 2 } else { 1 };
+    table.check("batch", config.batch >= least, config.batch, "2 or more (autoencoder: 1)")?;
+    table.check("width", config.width > 0, config.width, "1 or more")?;
+    let fine = config.temperature > 0.0 && config.temperature.is_finite();
+    table.check("temperature", fine, config.temperature, "above 0")?;
+    table.check("lr", config.lr.is_none_or(|lr| lr > 0.0), config.lr.unwrap_or(0.0), "above 0")?;
+    match (config.kind, student.image()) {
+        (_, Some(image)) => config.views.check(image, "warm_up.views")?,
+        (WarmUpKind::Simclr, None) => return Err(WarmUpError::Images { student: student.name() }),
+        (WarmUpKind::Autoencoder, None) => {}
+    }
+    if let (WarmUpKind::Autoencoder, Input::Bytes(_)) = (config.kind, sample) {
+        return Err(WarmUpError::Vectors { found: sample.kind() });
+    }
+    Ok(())
 }
 
 /// The phase of a warm-up for a student of such inputs.
@@ -104,24 +119,7 @@ pub(crate) fn warm_up(
     student: &StudentConfig,
     sample: &Input,
 ) -> std::result::Result<Phase, PlanError> {
-    let check = |field, fine: bool, value: f64, range| {
-        if fine { Ok(()) } else { Err(WarmUpError::Range { field, value, range }) }
-    };
-    check("steps", config.steps > 0, config.steps as f64, "1 or more")?;
-    let least = if config.kind == WarmUpKind::Simclr { 2 } else { 1 };
-    check("batch", config.batch >= least, config.batch as f64, "2 or more (autoencoder: 1)")?;
-    check("width", config.width > 0, config.width as f64, "1 or more")?;
-    let fine = config.temperature > 0.0 && config.temperature.is_finite();
-    check("temperature", fine, config.temperature, "above 0")?;
-    check("lr", config.lr.is_none_or(|lr| lr > 0.0), config.lr.unwrap_or(0.0), "above 0")?;
-    match (config.kind, student.image()) {
-        (_, Some(image)) => config.views.check(image, "warm_up.views").map_err(WarmUpError::from)?,
-        (WarmUpKind::Simclr, None) => return Err(WarmUpError::Images { student: student.name() }.into()),
-        (WarmUpKind::Autoencoder, None) => {}
-    }
-    if let (WarmUpKind::Autoencoder, Input::Bytes(_)) = (config.kind, sample) {
-        return Err(WarmUpError::Vectors { found: sample.kind() }.into());
-    }
+    check(config, student, sample)?;
     let learns = match config.kind {
         WarmUpKind::Simclr => Learns::Views { temperature: config.temperature },
         WarmUpKind::Autoencoder => Learns::Inputs,

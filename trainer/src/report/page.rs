@@ -4,6 +4,7 @@
 
 use super::{Report, Row};
 use crate::evaluate::{Measure, Measures};
+use crate::html::{document, escape};
 use crate::train::MetricRow;
 
 const WIDTH: f64 = 640.0;
@@ -13,7 +14,6 @@ const COLOURS: [&str; 4] = ["#0b6e99", "#b5482f", "#4d7c2a", "#7a4fa0"];
 
 /// Writes the page.
 pub(crate) fn page(name: &str, report: &Report, rows: &[MetricRow]) -> String {
-    let name = escape(name);
     let table: String = [
         table_row(&format!("student: {}", report.method), &report.test),
         table_row(&format!("the same student on {}", report.student_alone.name), &report.student_alone.test),
@@ -22,20 +22,17 @@ pub(crate) fn page(name: &str, report: &Report, rows: &[MetricRow]) -> String {
     .concat();
     let spend = &report.spend;
     let dollars = spend.usd.as_ref().map_or_else(|| "no price".to_owned(), |usd| format!("{usd} USD"));
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title>\n<style>body{{font:16px/1.5 \
-         system-ui,sans-serif;max-width:46em;margin:2em auto;padding:0 1em;color:#222}}table{{border-collapse:collapse}}\
-         td,th{{padding:.3em .8em;border-bottom:1px solid #ccc;text-align:right}}td:first-child,th:first-child\
-         {{text-align:left}}svg{{max-width:100%}}</style></head>\n<body><h1>{name}</h1>\n<p>Trained from {calls} bought \
-         answers; the whole run cost {spent} calls, {dollars}. Seeds: {seeds}. Means over seeds ± half of the 95 % \
+    let body = format!(
+        "<p>Trained from {calls} bought answers; the whole run cost {spent} calls, {dollars}. Seeds: {seeds}. Means over seeds ± half of the 95 % \
          interval (Student's t), on the test part, by which nothing was chosen.</p>\n<table><tr><th></th><th>accuracy\
-         </th><th>agreement</th><th>ECE</th><th>loss</th></tr>\n{table}</table>\n<h2>Training</h2>\n{plot}\n</body></html>\n",
+         </th><th>agreement</th><th>ECE</th><th>loss</th></tr>\n{table}</table>\n<h2>Training</h2>\n{plot}\n",
         calls = report.calls,
         spent = spend.calls,
         dollars = escape(&dollars),
         seeds = report.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
         plot = plot(rows),
-    )
+    );
+    document(name, &body)
 }
 
 fn table_row(name: &str, test: &Measures) -> String {
@@ -124,8 +121,4 @@ pub(crate) fn card(name: &str, report: &Report, student: &str, classes: &[String
         seeds = report.seeds.len(),
         shown = shown.join(", "),
     )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

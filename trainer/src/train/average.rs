@@ -46,12 +46,26 @@ impl Average {
         Ok(())
     }
 
+    /// Gives `shadow`, another of the student's kind, the average's variables; before the first step the student's own.
+    pub(crate) fn show(&self, student: &Built, shadow: &Built) -> Result<()> {
+        let theirs = shadow.parameters().all();
+        match &self.values {
+            Some(values) => theirs.iter().zip(values).try_for_each(|((_, var), values)| {
+                var.set(&Tensor::from_slice(values, var.dims(), var.device())?)
+            }),
+            None => theirs
+                .iter()
+                .zip(student.parameters().all())
+                .try_for_each(|((_, var), (_, own))| var.set(&own.as_tensor().copy()?)),
+        }
+    }
+
     /// Makes the student the average; before the first step it stays as it is.
     pub(crate) fn put(&self, student: &Built, task: &Task) -> Result<()> {
-        let Some(values) = &self.values else { return Ok(()) };
-        for ((_, var), values) in student.parameters().all().iter().zip(values) {
-            var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?;
+        if self.values.is_none() {
+            return Ok(());
         }
+        self.show(student, student)?;
         restate(student, task)
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::sampler::Place;
+use super::draws::Places;
 use super::stage::StagePlace;
 use super::{MetricRow, TrainError};
 use crate::optimizer::Slot;
@@ -43,24 +43,13 @@ pub(crate) struct About {
     pub(crate) seed: u64,
     pub(crate) step: usize,
     pub(crate) stopped: bool,
-    pub(crate) sampler: Place,
-    /// Where mixup's random numbers stand.
-    pub(crate) mixing: String,
+    pub(super) draws: Places,
     /// Steps of the curriculum's phases so far.
     #[serde(default)]
     pub(crate) before: usize,
     /// The phase that is learnt now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stage: Option<StagePlace>,
-    /// Where augmentation's random numbers stand.
-    #[serde(default = "start")]
-    pub(crate) augmenting: String,
-    /// Where the order of the proxy's labels stands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pool: Option<Place>,
-    /// Where the order of the views of the pool stands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) unasked: Option<Place>,
     /// The bits of a moving target's share, of the average drop of the loss, and of the last loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) interpolation: Option<(u64, u64, Option<u64>)>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::TrainError;
 use crate::augment::Augment;
 use crate::optimizer::{Rule, Schedule, Settings};
+use crate::range::Judged;
 
 /// The `[train]` table of a run file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,28 +118,26 @@ pub fn parse_seeds(text: &str) -> Result<Vec<u64>, String> {
 
 impl TrainConfig {
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        let check = |field, fine: bool, value: String, range| {
-            if fine { Ok(()) } else { Err(TrainError::Range { field, value, range }) }
-        };
-        check("steps", self.steps > 0, self.steps.to_string(), "1 or more")?;
-        check("batch", self.batch > 0, self.batch.to_string(), "1 or more")?;
-        check("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr.to_string(), "above 0")?;
-        check("weight_decay", self.weight_decay >= 0.0, self.weight_decay.to_string(), "0 or more")?;
-        check("momentum", (0.0..1.0).contains(&self.momentum), self.momentum.to_string(), "0 to below 1")?;
-        check(
+        let table = Judged("train");
+        table.check("steps", self.steps > 0, self.steps, "1 or more")?;
+        table.check("batch", self.batch > 0, self.batch, "1 or more")?;
+        table.check("lr", self.lr > 0.0 && self.lr.is_finite(), self.lr, "above 0")?;
+        table.check("weight_decay", self.weight_decay >= 0.0, self.weight_decay, "0 or more")?;
+        table.check("momentum", (0.0..1.0).contains(&self.momentum), self.momentum, "0 to below 1")?;
+        table.check(
             "clip",
             self.clip.is_none_or(|clip| clip > 0.0),
-            self.clip.unwrap_or_default().to_string(),
+            self.clip.unwrap_or_default(),
             "above 0",
         )?;
         let fine = self.until.is_none_or(|until| until > 0.0 && until <= 1.0);
-        check("until", fine, self.until.unwrap_or_default().to_string(), "above 0, at most 1")?;
+        table.check("until", fine, self.until.unwrap_or_default(), "above 0, at most 1")?;
         let fine = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
-        check("ema", fine, self.ema.unwrap_or_default().to_string(), "0 to below 1")?;
-        check("evaluate_every", self.evaluate_every > 0, self.evaluate_every.to_string(), "1 or more")?;
+        table.check("ema", fine, self.ema.unwrap_or_default(), "0 to below 1")?;
+        table.check("evaluate_every", self.evaluate_every > 0, self.evaluate_every, "1 or more")?;
         let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
         let fine = !self.seeds.is_empty() && distinct == self.seeds.len();
-        check("seeds", fine, format!("{:?}", self.seeds), "at least one, each once")
+        Ok(table.check("seeds", fine, format!("{:?}", self.seeds), "at least one, each once")?)
     }
 
     pub(super) fn settings(&self) -> Settings {

@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 
-use crate::augment::AugmentError;
 use crate::example::SplitError;
 use crate::loss::LossError;
 use crate::method::{
     ConsistencyError, CurriculumError, PlanError, ProgressiveError, ProxyError, WarmUpError,
 };
+use crate::range::OutOfRange;
 use crate::student::StudentError;
 
 /// Why a student was not trained.
@@ -36,22 +36,12 @@ pub enum TrainError {
     /// Nothing can be consistent.
     #[error(transparent)]
     Consistency(#[from] ConsistencyError),
-    /// Images that cannot be changed so.
-    #[error(transparent)]
-    Changes(#[from] AugmentError),
     /// The student cannot be used.
     #[error(transparent)]
     Student(#[from] StudentError),
-    /// A setting out of its range.
-    #[error("`train.{field}` is {value}; it must be {range}")]
-    Range {
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it may hold.
-        range: &'static str,
-    },
+    /// A number out of its range.
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Mixup where nothing can be mixed.
     #[error(
         "`mixup` needs inputs of numbers (`cutmix` images) and losses of single examples, and only one of them can be; student `{student}` with these losses has not all of that"

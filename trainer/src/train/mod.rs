@@ -7,6 +7,7 @@
 mod average;
 mod checkpoint;
 mod config;
+mod draws;
 mod error;
 mod sampler;
 mod stage;
@@ -18,26 +19,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::Comparison;
 use crate::example::argmax;
 use crate::loss::{Batch, Interpolation, cross_entropy, kd, total};
-use crate::method::{Mixup, centred, fix_offset};
+use crate::method::{By, centred, fix_offset};
 use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
 use average::Average;
 use checkpoint::{About, State};
+use draws::{Draws, Mixed};
 pub(crate) use sampler::Sampler;
 pub(crate) use sampler::stream;
 use stage::Stage;
-use task::{Part, Pool};
+use task::Part;
 
 pub(crate) use checkpoint::replace;
 pub use config::{TrainConfig, parse_seeds};
 pub use error::TrainError;
-pub(crate) use task::{Task, digests, fits};
+pub(crate) use task::{Task, digests, fits, proxied};
 
 /// How the caller watches and stops a run.
 #[derive(Clone)]
@@ -102,7 +102,7 @@ pub(crate) enum Ended {
 /// Where a seed's state is kept: a folder, and the name of the run within it.
 pub(crate) type Kept<'a> = Option<(&'a Path, &'a str)>;
 
-/// Trains one seed to its end, or to the interrupt; where there is a proxy teacher, that one first.
+/// Trains one seed to its end, or to the interrupt; where there are proxy teachers, those first.
 pub(crate) fn train(
     task: &Task,
     seed: u64,
@@ -111,16 +111,9 @@ pub(crate) fn train(
 ) -> Result<Ended, TrainError> {
     let config = &task.config;
     let file = kept.map(|(folder, name)| checkpoint::path(folder, name, seed));
-    let labels = match (&task.proxy, &task.pool) {
-        (Some(proxy), Some(pool)) => {
-            let name = kept.map(|(_, name)| format!("{name}-proxy")).unwrap_or_default();
-            let kept = kept.map(|(folder, _)| (folder, name.as_str()));
-            match train(proxy, seed, kept, control)? {
-                Ended::Finished(proxy) => Some(labels(&proxy.student, pool)?),
-                interrupted @ Ended::Interrupted { .. } => return Ok(interrupted),
-            }
-        }
-        _ => None,
+    let labels = match labels(task, seed, kept, control)? {
+        Labelled::By(labels) => labels,
+        Labelled::Interrupted { step } => return Ok(Ended::Interrupted { step }),
     };
     let mut run = Run::start(task, seed, labels)?;
     if let (Some(file), true) = (&file, control.resume)
@@ -156,9 +149,41 @@ pub(crate) fn train(
     run.finish().map(|trained| Ended::Finished(Box::new(trained)))
 }
 
-/// What a trained proxy says of a pool: logits `[M, C]`, each row less its mean.
-fn labels(proxy: &Built, pool: &Pool) -> candle_core::Result<Tensor> {
-    centred(&answers(proxy, &pool.inputs, pool.count)?)
+/// How the pool came to be labelled.
+enum Labelled {
+    /// By proxies, in logits `[M, C]`; by nobody where there are none.
+    By(Option<Tensor>),
+    Interrupted {
+        step: usize,
+    },
+}
+
+/// The seed of a proxy: the student's for the first, and far from every other student's for the ones after it.
+fn member_seed(seed: u64, member: usize) -> u64 {
+    seed.wrapping_add((member as u64) << 40)
+}
+
+/// Trains the proxies of a task and gives the mean of what they say of its pool: logits, each row less its mean.
+fn labels(task: &Task, seed: u64, kept: Kept<'_>, control: &Control<'_>) -> Result<Labelled, TrainError> {
+    let (Some(proxy), Some(pool), Some(config)) = (&task.proxy, &task.pool, &task.method.proxy) else {
+        return Ok(Labelled::By(None));
+    };
+    let mut sum: Option<Tensor> = None;
+    for member in 0..config.members {
+        let name = kept.map(|(_, name)| format!("{name}-proxy")).unwrap_or_default();
+        let kept = kept.map(|(folder, _)| (folder, name.as_str()));
+        let trained = match train(proxy, member_seed(seed, member), kept, control)? {
+            Ended::Finished(trained) => trained,
+            Ended::Interrupted { step } => return Ok(Labelled::Interrupted { step }),
+        };
+        let said = centred(&answers(&trained.student, &pool.inputs, pool.count)?)?;
+        sum = Some(match sum {
+            Some(sum) => (sum + said)?,
+            None => said,
+        });
+    }
+    let mean = sum.map(|sum| sum / config.members as f64).transpose()?;
+    Ok(Labelled::By(mean))
 }
 
 const EMPTY: MetricRow = MetricRow {
@@ -177,15 +202,10 @@ struct Run<'a> {
     seed: u64,
     student: Built,
     optimizer: Optimizer,
-    comparisons: Option<Vec<Comparison>>,
-    sampler: Sampler,
-    mixing: ChaCha8Rng,
-    augmenting: ChaCha8Rng,
-    /// What the proxy says of the pool, and the order in which it is learnt.
-    labels: Option<(Tensor, Sampler)>,
-    /// The order in which inputs of the pool are held together.
-    unasked: Option<Sampler>,
+    draws: Draws,
     average: Option<Average>,
+    /// What the average makes of an input, where it teaches.
+    shadow: Option<Built>,
     /// The teacher's share in a target that moves towards it.
     interpolation: Option<Interpolation>,
     /// The phase of the curriculum that is learnt now; none once the losses are.
@@ -204,20 +224,12 @@ impl<'a> Run<'a> {
     fn start(task: &'a Task, seed: u64, labels: Option<Tensor>) -> Result<Self, TrainError> {
         let student = task.build(seed)?;
         let vars = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
-        let comparisons = task.comparisons(&mut stream(seed, 1));
-        let count = comparisons.as_ref().map_or(task.train.count, Vec::len);
-        let labels = labels.zip(task.pool.as_ref());
+        let by_average =
+            task.method.consistency.as_ref().is_some_and(|consistency| consistency.by == By::Average);
         Ok(Self {
             optimizer: Optimizer::new(task.config.settings(), vars),
-            sampler: Sampler::new(count, stream(seed, 2)),
-            mixing: stream(seed, 3),
-            augmenting: stream(seed, 4),
-            labels: labels.map(|(labels, pool)| (labels, Sampler::new(pool.count, stream(seed, 5)))),
-            unasked: task
-                .pool
-                .as_ref()
-                .filter(|_| task.method.consistency.is_some())
-                .map(|pool| Sampler::new(pool.count, stream(seed, 6))),
+            draws: Draws::start(task, seed, labels),
+            shadow: by_average.then(|| task.build(seed)).transpose()?,
             average: task.config.ema.map(Average::new),
             interpolation: task.interpolates().map(Interpolation::start),
             stage: Stage::start(task, seed, 0, &student)?,
@@ -225,7 +237,6 @@ impl<'a> Run<'a> {
             task,
             seed,
             student,
-            comparisons,
             step: 0,
             stopped: false,
             best: None,
@@ -269,91 +280,54 @@ impl<'a> Run<'a> {
         if let Some(stage) = &mut self.stage {
             return stage.loss(self.task, &self.student);
         }
-        let losses = &self.task.method.losses;
-        let drawn = self.sampler.draw(self.task.config.batch);
+        let (task, losses) = (self.task, &self.task.method.losses);
         let share = self.interpolation.map_or(1.0, |interpolation| interpolation.share);
-        if self.task.method.mixes() {
-            let mixup = match self.task.student.image().filter(|_| self.task.method.cutmix) {
-                Some(image) => Mixup::cut(&drawn, image, &mut self.mixing),
-                None => Mixup::draw(&drawn, &mut self.mixing),
-            };
-            let (inputs, own, other) = self.task.mixed(&drawn, &mixup)?;
-            let inputs = self.augmented(inputs)?;
+        if task.method.mixes() {
+            let Mixed { inputs, own, other, lambda } = self.draws.mixed(task)?;
             let logits = self.student.forward(&inputs, Mode::Training)?;
-            let own = (total(losses, &logits, &Batch { share, ..own })? * mixup.lambda)?;
-            return own + (total(losses, &logits, &Batch { share, ..other })? * (1.0 - mixup.lambda))?;
+            let own = (total(losses, &logits, &Batch { share, ..own })? * lambda)?;
+            return own + (total(losses, &logits, &Batch { share, ..other })? * (1.0 - lambda))?;
         }
-        let (inputs, batch) = match &self.comparisons {
-            None => self.task.batch(&drawn, None)?,
-            Some(all) => self.compared(&drawn, all)?,
-        };
-        let mut inputs = self.augmented(inputs)?;
-        let own = batch.labels.dim(0)?;
+        let (answered, batch) = self.draws.answered(task)?;
+        let labelled = self.draws.labelled(task)?;
+        let views = self.draws.views(task)?;
         // One pass over everything, so that batches are normalised over all of it.
-        let proxied = self.proxied()?;
-        let views = self.views()?;
-        for others in proxied.iter().map(|(others, _)| others).chain(views.iter().flatten()) {
+        let mut inputs = answered;
+        if let Some((others, _)) = &labelled {
             inputs = inputs.and(others)?;
+        }
+        if let Some([weak, strong]) = &views {
+            inputs = if self.shadow.is_some() { inputs } else { inputs.and(weak)? }.and(strong)?;
         }
         let features = self.student.features(&inputs, Mode::Training)?;
         let logits = self.student.output().forward(&features)?;
-        let batch = Batch { features: Some(features.narrow(0, 0, own)?), share, ..batch };
-        let mut loss = total(losses, &logits.narrow(0, 0, own)?, &batch)?;
-        let mut seen = own;
-        if let (Some((_, theirs)), Some(proxy)) = (proxied, &self.task.method.proxy) {
-            let count = theirs.labels.dim(0)?;
-            let theirs = Batch { share, ..theirs };
-            loss = (loss + (total(losses, &logits.narrow(0, seen, count)?, &theirs)? * proxy.weight)?)?;
+        let mut seen = 0;
+        let mut next = |count: usize| {
             seen += count;
+            logits.narrow(0, seen - count, count)
+        };
+        let own = batch.labels.dim(0)?;
+        let batch = Batch { features: Some(features.narrow(0, 0, own)?), share, ..batch };
+        let mut loss = total(losses, &next(own)?, &batch)?;
+        if let (Some((_, theirs)), Some(proxy)) = (labelled, &task.method.proxy) {
+            let logits = next(theirs.labels.dim(0)?)?;
+            loss = (loss + (total(losses, &logits, &Batch { share, ..theirs })? * proxy.weight)?)?;
         }
-        if let (Some([weak, strong]), Some(consistency)) = (views, &self.task.method.consistency) {
-            let (count, behind) = (weak.count()?, strong.count()?);
-            let (weak, strong) = (logits.narrow(0, seen, count)?, logits.narrow(0, seen + count, behind)?);
-            loss = (loss + consistency.term(&weak, &strong)?)?;
+        if let (Some([weak, strong]), Some(consistency)) = (views, &task.method.consistency) {
+            let named = match self.named(&weak)? {
+                Some(named) => named,
+                None => next(weak.count()?)?,
+            };
+            loss = (loss + consistency.term(&named, &next(strong.count()?)?)?)?;
         }
         Ok(loss)
     }
 
-    /// A weak and a strong view of the next inputs of the pool.
-    fn views(&mut self) -> candle_core::Result<Option<[Inputs; 2]>> {
-        let task = self.task;
-        let (Some(sampler), Some(consistency)) = (&mut self.unasked, &task.method.consistency) else {
-            return Ok(None);
-        };
-        let (Some(pool), Some(image)) = (&task.pool, task.student.image()) else { return Ok(None) };
-        let drawn = sampler.draw(consistency.batch);
-        let inputs = pool.inputs.select(&Tensor::new(&drawn[..], &task.device)?)?;
-        let weak = self.augmented(inputs.clone())?;
-        let strong = consistency.strong.apply(inputs, image, &mut self.augmenting)?;
-        Ok(Some([weak, strong]))
-    }
-
-    /// The next inputs of the pool with the proxy's labels.
-    fn proxied(&mut self) -> candle_core::Result<Option<(Inputs, Batch)>> {
-        let Some(((labels, sampler), proxy)) = self.labels.as_mut().zip(self.task.method.proxy.as_ref())
-        else {
-            return Ok(None);
-        };
-        let drawn = sampler.draw(proxy.batch);
-        let (inputs, batch) = self.task.proxied(&drawn, labels)?;
-        Ok(Some((self.augmented(inputs)?, batch)))
-    }
-
-    /// The inputs of a batch, changed where the run asks for it.
-    fn augmented(&mut self, inputs: Inputs) -> candle_core::Result<Inputs> {
-        match (&self.task.config.augment, self.task.student.image()) {
-            (Some(augment), Some(image)) => augment.apply(inputs, image, &mut self.augmenting),
-            _ => Ok(inputs),
-        }
-    }
-
-    /// The examples of the drawn tuples, tuple after tuple, with their weights.
-    fn compared(&self, drawn: &[u32], all: &[Comparison]) -> candle_core::Result<(Inputs, Batch)> {
-        let tuples = || drawn.iter().map(|at| &all[*at as usize]);
-        let rows: Vec<u32> = tuples().flat_map(|tuple| tuple.items.iter().copied()).collect();
-        let weights: Vec<f32> = tuples().flat_map(|tuple| tuple.weights.iter().copied()).collect();
-        let weights = Tensor::from_vec(weights, (drawn.len(), ()), &self.task.device)?;
-        self.task.batch(&rows, Some(weights))
+    /// What the average of the student makes of inputs, where it teaches.
+    fn named(&self, inputs: &Inputs) -> candle_core::Result<Option<Tensor>> {
+        let (Some(shadow), Some(average)) = (&self.shadow, &self.average) else { return Ok(None) };
+        average.show(&self.student, shadow)?;
+        Ok(Some(shadow.forward(inputs, Mode::Training)?.detach()))
     }
 
     /// After a step: goes on to the next phase where one is over; where it is time, looks at the validation part, keeps
@@ -420,11 +394,7 @@ impl<'a> Run<'a> {
                 seed: self.seed,
                 step: self.step,
                 stopped: self.stopped,
-                sampler: self.sampler.place(),
-                mixing: self.mixing.get_word_pos().to_string(),
-                augmenting: self.augmenting.get_word_pos().to_string(),
-                pool: self.labels.as_ref().map(|(_, sampler)| sampler.place()),
-                unasked: self.unasked.as_ref().map(Sampler::place),
+                draws: self.draws.places(),
                 interpolation: self.interpolation.map(|Interpolation { share, drop, last }| {
                     (share.to_bits(), drop.to_bits(), last.map(f64::to_bits))
                 }),
@@ -445,21 +415,7 @@ impl<'a> Run<'a> {
     /// Goes on from a state; `None` if it is not one of this run.
     fn restore(&mut self, state: State) -> Option<()> {
         let About {
-            seed,
-            step,
-            stopped,
-            sampler,
-            mixing,
-            augmenting,
-            pool,
-            unasked,
-            interpolation,
-            before,
-            stage,
-            best_bits,
-            stale,
-            rows,
-            ..
+            seed, step, stopped, draws, interpolation, before, stage, best_bits, stale, rows, ..
         } = state.about;
         let sizes = |values: &[Vec<f32>]| values.iter().map(Vec::len).collect::<Vec<_>>();
         let parameters = self.student.parameters();
@@ -479,15 +435,7 @@ impl<'a> Run<'a> {
         if stage.is_none() {
             self.optimizer.restore(step, state.slots);
         }
-        self.sampler.go_to(&sampler)?;
-        self.mixing.set_word_pos(mixing.parse().ok()?);
-        self.augmenting.set_word_pos(augmenting.parse().ok()?);
-        if let Some((_, sampler)) = &mut self.labels {
-            sampler.go_to(&pool?)?;
-        }
-        if let Some(sampler) = &mut self.unasked {
-            sampler.go_to(&unasked?)?;
-        }
+        self.draws.go_to(&draws)?;
         if self.interpolation.is_some() {
             let (share, drop, last) = interpolation?;
             let [share, drop] = [share, drop].map(f64::from_bits);

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Signal, Split, Target};
-use crate::loss::{Batch, LossConfig, LossError, TaidLoss, check_losses};
+use crate::loss::{Balance, Batch, LossConfig, LossError, TaidLoss, balance, check_losses};
 use crate::method::{
     CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, column, extraction, progressive, warm_up,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Task {
     pub(crate) proxy: Option<Box<Task>>,
     /// What every seed begins with in the place of its own weights; not part of the digest, so never with checkpoints.
     pub(crate) begin: Option<Vec<Vec<f32>>>,
+    /// The weights of the classes, where a loss wants them.
+    balance: Option<Balance>,
     classes: usize,
     sample: Input,
     digests: (String, String),
@@ -105,7 +107,9 @@ impl Task {
         let mut train = part(&split.train)?;
         train.samples = samples(&method.losses, &split.train, &device)?;
         train.hidden = hidden(&method.losses, split, &device)?;
+        let balanced = method.losses.iter().any(LossConfig::is_balanced);
         Ok(Self {
+            balance: if balanced { Some(train.balance(classes)?) } else { None },
             train,
             validation: if split.validation.is_empty() { None } else { Some(part(&split.validation)?) },
             pool,
@@ -168,6 +172,7 @@ impl Task {
             weights,
             samples: pick(&self.train.samples)?,
             hidden: pick(&self.train.hidden)?,
+            balance: self.balance.clone(),
             ..Batch::of(pick(&self.train.teacher)?, labels)
         };
         Ok((self.train.inputs.select(&rows)?, batch))
@@ -195,7 +200,8 @@ impl Task {
         let rows = Tensor::new(rows, &self.device)?;
         let logits = logits.index_select(&rows, 0)?;
         let labels = logits.argmax(1)?;
-        Ok((pool.inputs.select(&rows)?, Batch::of(Some(logits), labels)))
+        let batch = Batch { balance: self.balance.clone(), ..Batch::of(Some(logits), labels) };
+        Ok((pool.inputs.select(&rows)?, batch))
     }
 
     /// Mixed inputs, with the targets of both sides.
@@ -210,12 +216,12 @@ impl Task {
     }
 }
 
-/// How a proxy is trained: as its student, but for what it states itself, and without an average.
-fn proxied(proxy: &ProxyConfig, config: &TrainConfig) -> TrainConfig {
+/// How a proxy is trained: as its student, but for what it states itself.
+pub(crate) fn proxied(proxy: &ProxyConfig, config: &TrainConfig) -> TrainConfig {
     TrainConfig {
         steps: proxy.steps.unwrap_or(config.steps),
         lr: proxy.lr.unwrap_or(config.lr),
-        ema: None,
+        ema: proxy.ema,
         ..config.clone()
     }
 }
@@ -249,7 +255,7 @@ pub(crate) fn fits(
         warm_up(first, student, sample)?;
     }
     if let Some(consistency) = &method.consistency {
-        consistency.check(method, student, pool)?;
+        consistency.check(method, student, pool, config.ema)?;
     }
     if let Some(proxy) = &method.proxy {
         proxy.check(method, pool)?;
@@ -311,6 +317,12 @@ impl Part {
             samples: None,
             hidden: None,
         })
+    }
+
+    /// The weights of `classes` classes.
+    fn balance(&self, classes: usize) -> candle_core::Result<Balance> {
+        let truth = self.truth.as_ref().map(|truth| balance(truth, classes)).transpose()?;
+        Ok(Balance { teacher: balance(&self.labels, classes)?, truth })
     }
 }
 

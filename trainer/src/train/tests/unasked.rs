@@ -70,6 +70,11 @@ fn warm_ups_proxies_and_averages_resume_bit_for_bit() {
     let proxied = format!("{kd}\nproxy = {{ {PROXY}, steps = 20, {WARM} }}");
     check_resumes(&split, &student(), &proxied, &config, true);
     check_resumes(&split, &student(), &proxied, &config, false);
+    let chain = format!(
+        "{kd}\nproxy = {{ {PROXY}, ema = 0.9, members = 2, proxy = {{ {PROXY}, steps = 20, {WARM} }} }}"
+    );
+    check_resumes(&split, &student(), &chain, &config, true);
+    check_resumes(&split, &student(), &chain, &config, false);
     check_resumes(&split, &student(), &format!("losses = [{{ kind = 'ckd' }}]\n{WARM}"), &config, false);
 }
 
@@ -86,6 +91,8 @@ fn image_students_warm_up_by_views_and_resume_bit_for_bit() {
     );
     let consistent = "losses = [{ kind = 'kd' }]\nconsistency = { batch = 8, threshold = 0.5, strong = { crop = 1, gain = 0.3 } }";
     check_resumes(&split, &image_students()[0], consistent, &config, false);
+    let averaged = "losses = [{ kind = 'kd' }]\nconsistency = { batch = 8, threshold = 0.0, by = 'average', form = 'mse', strong = { crop = 1, gain = 0.3 } }";
+    check_resumes(&split, &image_students()[1], averaged, &config, false);
     for student in image_students() {
         check_resumes(
             &split,
@@ -112,6 +119,25 @@ fn a_proxy_hands_on_what_few_answers_say_to_many_inputs() {
     let kd = "losses = [{ kind = 'kd', temperature = 1.0 }]";
     let (alone, proxied) = (agreement(kd), agreement(&format!("{kd}\nproxy = {{ {PROXY}, steps = 150 }}")));
     assert!(proxied < alone, "KL from the teacher: {proxied} with a proxy, {alone} without");
+}
+
+#[test]
+fn proxies_label_by_the_mean_of_what_each_says_alone() {
+    let split = with_pool(split(), 40);
+    let labels = |proxy: &str, seed| {
+        let method = method(&format!("losses = [{{ kind = 'kd' }}]\nproxy = {{ {PROXY}{proxy} }}"));
+        let task = Task::new(&split, &student(), &method, &config(Rule::Adamw)).unwrap();
+        match labels(&task, seed, None, &control(false)).unwrap() {
+            Labelled::By(Some(labels)) => labels.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            _ => panic!("nobody labelled"),
+        }
+    };
+    let (first, second) = (labels("", 5), labels("", member_seed(5, 1)));
+    assert_ne!(first, second);
+    let mean: Vec<f32> = first.iter().zip(&second).map(|(one, two)| (one + two) / 2.0).collect();
+    let found = labels(", members = 2", 5);
+    let apart = found.iter().zip(&mean).map(|(one, two)| (one - two).abs()).fold(0.0, f32::max);
+    assert!(apart < 1e-6, "{apart}");
 }
 
 #[test]
@@ -173,6 +199,11 @@ fn what_cannot_be_is_refused_by_name() {
     assert_eq!(refused(&split(), &never), "`warm_up.steps` is 0; it must be 1 or more");
     let proxy = format!("{kd}\nproxy = {{ {PROXY} }}");
     assert!(refused(&split(), &proxy).starts_with("`method.proxy` labels inputs that nobody asked about"));
+    let within = format!("{kd}\nproxy = {{ {PROXY}, proxy = {{ {PROXY}, members = 0 }} }}");
+    assert_eq!(
+        refused(&with_pool(split(), 40), &within),
+        "`method.proxy.members` is 0; it must be 1 or more"
+    );
     let consistency = format!("{kd}\nconsistency = {{}}");
     assert_eq!(
         refused(&with_pool(split(), 40), &consistency),
@@ -181,6 +212,13 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(
         refused(&split(), "losses = [{ kind = 'labels' }]\ncutmix = true")
             .starts_with("`mixup` needs inputs of numbers")
+    );
+    let alone = format!("{kd}\nconsistency = {{ by = 'average', strong = {{ crop = 1 }} }}");
+    let pool = with_pool(pictures(), 40);
+    let error = Task::new(&pool, &image_students()[0], &method(&alone), &config(Rule::Adamw)).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "`method.consistency.by = \"average\"` needs the decay of the average, `ema`"
     );
     let bare = Split {
         layers: vec![],
