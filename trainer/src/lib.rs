@@ -44,8 +44,9 @@ pub use explore::{ExploreConfig, ExploreError, ExploreKind, Explored, Explorer, 
 pub use export::{CheckError, Model, TOLERANCE, check_export};
 pub use generator::{AutoencoderConfig, GeneratorConfig, GeneratorError, OnnxConfig, PcaConfig};
 pub use loss::{
-    CkdLoss, DistLoss, DkdLoss, Form, KdLoss, Labels, LabelsLoss, LogitMseLoss, LossConfig, LossError,
-    RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss, Tuples, check_losses,
+    CkdLoss, Compared, CrdLoss, DistLoss, DkdLoss, FitnetLoss, Form, KdLoss, Labels, LabelsLoss,
+    LogitMseLoss, LossConfig, LossError, RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss,
+    Tuples, check_losses,
 };
 pub use method::{
     By, CHECKPOINT, ConsistencyConfig, ConsistencyError, ConsistencyForm, CurriculumConfig, CurriculumError,

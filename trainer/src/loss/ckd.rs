@@ -2,7 +2,8 @@
 //!
 //! Both forms as in the authors' released code: the one of 2023 (KL between softened differences) and the one of
 //! 2025 (MSE). Neither has a term on single outputs, so the student's outputs float by a constant for each class;
-//! `method` puts that offset back. Source: arXiv 2311.02253, code alextxu/ckd.
+//! `method` puts that offset back. For a white-box teacher the same differences are taken of features: the student's, through a
+//! linear map that is learnt beside it, against a recorded hidden tensor. Source: arXiv 2311.02253, code alextxu/ckd.
 
 use candle_core::{Result, Tensor};
 
@@ -35,6 +36,17 @@ pub enum Tuples {
     All,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compared {
+    /// The student's outputs and the teacher's.
+    #[default]
+    Outputs,
+    /// Their features.
+    Features,
+}
+
 /// The settings of the loss `ckd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +54,9 @@ pub struct CkdLoss {
     /// The weight in the sum.
     #[serde(default = "one")]
     pub weight: f64,
+    /// What is compared.
+    #[serde(default, skip_serializing_if = "is_outputs")]
+    pub on: Compared,
     /// The published form.
     #[serde(default)]
     pub form: Form,
@@ -70,6 +85,11 @@ pub struct CkdLoss {
     pub of: Labels,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_outputs(on: &Compared) -> bool {
+    *on == Compared::Outputs
+}
+
 fn one_example() -> usize {
     1
 }
@@ -81,6 +101,18 @@ impl CkdLoss {
 
     fn shape(&self) -> Shape {
         Shape { positives: self.positives, negatives: self.negatives, combine: self.combine }
+    }
+
+    /// Differences of features, `[n, r]` each.
+    fn of_features(&self, batch: &Batch) -> Result<Tensor> {
+        let (student, teacher) = batch.features()?;
+        let apart = if self.tuples == Tuples::All {
+            all_tuples_mse(&(student - teacher)?, &self.shape().weights(0.0))?
+        } else {
+            let weights = batch.weights.as_ref().ok_or_else(|| missing("tuples"))?;
+            logit_mse(&combine(student, weights)?, &combine(teacher, weights)?)?
+        };
+        apart * self.w_rel
     }
 
     /// Over every tuple of the batch, in closed form.
@@ -100,7 +132,7 @@ impl Loss for CkdLoss {
     }
 
     fn needs(&self) -> Signal {
-        Signal::Logits
+        if self.compares_features() { Signal::Label } else { Signal::Logits }
     }
 
     fn check(&self, judge: Judge) -> std::result::Result<(), LossError> {
@@ -113,6 +145,9 @@ impl Loss for CkdLoss {
         if self.tuples == Tuples::All && (self.form == Form::Kl || self.combine == Combine::Mixup) {
             return Err(LossError::ClosedForm);
         }
+        if self.compares_features() && (self.form == Form::Kl || self.w_cls() != 0.0) {
+            return Err(LossError::Features);
+        }
         Ok(())
     }
 
@@ -121,7 +156,15 @@ impl Loss for CkdLoss {
     }
 
     fn floats(&self) -> bool {
-        self.combine == Combine::Difference
+        self.combine == Combine::Difference && !self.compares_features()
+    }
+
+    fn compares_features(&self) -> bool {
+        self.on == Compared::Features
+    }
+
+    fn maps(&self, features: usize, hidden: usize) -> [Option<[usize; 2]>; 2] {
+        [self.compares_features().then_some([features, hidden]), None]
     }
 
     fn tuples(&self) -> Option<Shape> {
@@ -129,6 +172,9 @@ impl Loss for CkdLoss {
     }
 
     fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        if self.compares_features() {
+            return self.of_features(batch);
+        }
         let hot = one_hot(batch.classes(self.of)?, logits.dim(1)?)?;
         if self.tuples == Tuples::All {
             return self.all(logits, batch.teacher()?, &hot);
@@ -185,6 +231,27 @@ mod tests {
         };
         check(loss(1.0), 7.177_083, -1.333_333_4, -0.666_666_7);
         check(loss(0.0), 4.822_916_5, -1.333_333_4, -0.75);
+    }
+
+    // The same with s and t as features, that is d(s) and d(t), and over all pairs by their mean.
+    #[test]
+    fn differences_of_features_are_those_of_the_mse_form() {
+        let loss = |text: &str| -> CkdLoss { toml::from_str(&format!("on = 'features'\n{text}")).unwrap() };
+        let of = |text: &'static str| {
+            move |Fixture { s, t, y, .. }: &Fixture| {
+                let weights = Tensor::new(&[[1f32, -1.0], [1.0, -1.0]], &Device::Cpu)?;
+                let (features, hidden) = (Some(s.clone()), Some(t.clone()));
+                let batch = Batch { features, hidden, weights: Some(weights), ..Batch::of(None, y.clone()) };
+                loss(text).evaluate(s, &batch)
+            }
+        };
+        check(of(""), 4.822_916_5, -1.333_333_4, -0.75);
+        let of_outputs: CkdLoss = toml::from_str("tuples = 'all'").unwrap();
+        let (_, Fixture { s, t, y, .. }) = crate::loss::tests::fixture();
+        let expected = of_outputs.evaluate(&s, &Batch::of(Some(t), y)).unwrap().to_scalar::<f32>().unwrap();
+        let found =
+            of("tuples = 'all'")(&crate::loss::tests::fixture().1).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(found, expected);
     }
 
     // kl = lambda a, b: F.kl_div(F.log_softmax(a/4, 1), F.softmax(b/4, 1), reduction='batchmean') * 16

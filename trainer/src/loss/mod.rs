@@ -5,8 +5,10 @@
 //! its losses need, so that evaluating them cannot fail for want of a target.
 
 mod ckd;
+mod crd;
 mod dist;
 mod dkd;
+mod fitnet;
 mod kd;
 mod labels;
 mod logit_mse;
@@ -17,15 +19,19 @@ mod sp;
 mod taid;
 mod top_k;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Shape;
 use crate::example::Signal;
+use crate::student::Head;
 
-pub use ckd::{CkdLoss, Form, Tuples};
+pub use ckd::{CkdLoss, Compared, Form, Tuples};
+pub use crd::CrdLoss;
 pub use dist::DistLoss;
 pub use dkd::DkdLoss;
+pub use fitnet::FitnetLoss;
 pub use kd::KdLoss;
 pub(crate) use kd::kd;
 pub use labels::LabelsLoss;
@@ -77,7 +83,11 @@ pub(crate) trait Loss {
     fn compares_features(&self) -> bool {
         false
     }
-    /// The loss of a batch before its weight; a scalar.
+    /// The widths, input and output, of the linear maps that it learns: of the student's features and of the teacher's.
+    fn maps(&self, _features: usize, _hidden: usize) -> [Option<[usize; 2]>; 2] {
+        [None, None]
+    }
+    /// The loss of a batch before its weight; a scalar. Features come through its maps.
     fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor>;
 }
 
@@ -130,6 +140,10 @@ kinds! {
     Taid(TaidLoss) = "taid",
     /// Similarities between inputs.
     Sp(SpLoss) = "sp",
+    /// The teacher's features through a learnt map.
+    Fitnet(FitnetLoss) = "fitnet",
+    /// The teacher's features told from those of other inputs.
+    Crd(CrdLoss) = "crd",
 }
 
 /// Whose word on an input's class a loss takes.
@@ -198,6 +212,17 @@ pub enum LossError {
         /// The loss.
         loss: &'static str,
     },
+    /// Features alone are learnt.
+    #[error("loss `{loss}` teaches the student's features alone: add one that teaches its outputs")]
+    Outputs {
+        /// The loss.
+        loss: &'static str,
+    },
+    /// Features are compared in a form that is made for outputs.
+    #[error(
+        "`on = \"features\"` compares differences of features: with `form = \"mse\"` and without `w_cls`"
+    )]
+    Features,
     /// Two losses of a kind whose state a run holds once.
     #[error("a run has at most one loss `{loss}`")]
     Twice {
@@ -240,6 +265,8 @@ pub(crate) struct Batch {
     pub(crate) features: Option<Tensor>,
     /// The teacher's share in a target that moves from the student to it.
     pub(crate) share: f64,
+    /// How many training answers there are in all.
+    pub(crate) answers: usize,
 }
 
 /// The weight `[C]` of each class among the training answers.
@@ -264,6 +291,7 @@ impl Batch {
             hidden: None,
             features: None,
             share: 1.0,
+            answers: 0,
         }
     }
 
@@ -280,6 +308,11 @@ impl Batch {
             Labels::Teacher => Ok(&balance.teacher),
             Labels::Truth => balance.truth.as_ref().ok_or_else(|| missing("truth")),
         }
+    }
+
+    /// The student's features and the teacher's.
+    fn features(&self) -> Result<(&Tensor, &Tensor)> {
+        self.features.as_ref().zip(self.hidden.as_ref()).ok_or_else(|| missing("features"))
     }
 
     fn teacher(&self) -> Result<&Tensor> {
@@ -364,15 +397,57 @@ impl LossConfig {
         self.loss().compares_features()
     }
 
+    /// The maps that it learns beside a student of so many features, of a teacher's so many.
+    pub(crate) fn maps(
+        &self,
+        [features, hidden]: [usize; 2],
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Result<Maps> {
+        let [features, hidden] = self.loss().maps(features, hidden);
+        let mut map =
+            |widths: Option<[usize; 2]>| widths.map(|widths| Head::new(&widths, rng, device)).transpose();
+        Ok(Maps { features: map(features)?, hidden: map(hidden)? })
+    }
+
     fn check(&self) -> std::result::Result<(), LossError> {
         let judge = Judge { loss: self.name() };
         judge.positive("weight", self.loss().weight())?;
         self.loss().check(judge)
     }
 
-    /// The weighted loss of a batch; a scalar.
-    pub(crate) fn evaluate(&self, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
-        self.loss().evaluate(logits, batch)? * self.loss().weight()
+    /// The weighted loss of a batch, whose features go through the maps where there are any; a scalar.
+    fn evaluate(&self, maps: Option<&Maps>, logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let loss = match maps.filter(|maps| maps.vars().next().is_some()) {
+            None => self.loss().evaluate(logits, batch)?,
+            Some(maps) => self.loss().evaluate(logits, &maps.through(batch)?)?,
+        };
+        loss * self.loss().weight()
+    }
+}
+
+/// The linear maps that one loss learns beside the student; they are thrown away with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Maps {
+    features: Option<Head>,
+    hidden: Option<Head>,
+}
+
+impl Maps {
+    /// Their variables, in order.
+    pub(crate) fn vars(&self) -> impl Iterator<Item = Var> {
+        self.features.iter().chain(&self.hidden).flat_map(Head::vars)
+    }
+
+    /// A batch with its features mapped.
+    fn through(&self, batch: &Batch) -> Result<Batch> {
+        let mapped = |map: &Option<Head>, rows: &Option<Tensor>| match (map, rows) {
+            (Some(map), Some(rows)) => map.forward(rows).map(Some),
+            _ => Ok(rows.clone()),
+        };
+        let (features, hidden) =
+            (mapped(&self.features, &batch.features)?, mapped(&self.hidden, &batch.hidden)?);
+        Ok(Batch { features, hidden, ..batch.clone() })
     }
 }
 
@@ -395,6 +470,9 @@ pub fn check_losses(losses: &[LossConfig], gives: Signal) -> std::result::Result
             return Err(LossError::Signal { loss: loss.name(), needs: loss.needs(), gives });
         }
     }
+    if let (Some(loss), true) = (losses.first(), losses.iter().all(LossConfig::compares_features)) {
+        return Err(LossError::Outputs { loss: loss.name() });
+    }
     for (loss, stateful) in [
         ("taid", losses.iter().filter(|loss| loss.interpolates().is_some()).count()),
         ("sampled", losses.iter().filter(|loss| loss.samples().is_some()).count()),
@@ -412,9 +490,9 @@ pub fn check_losses(losses: &[LossConfig], gives: Signal) -> std::result::Result
     Ok(())
 }
 
-/// The sum of the weighted losses of a batch; a scalar.
-pub(crate) fn total(losses: &[LossConfig], logits: &Tensor, batch: &Batch) -> Result<Tensor> {
-    let mut parts = losses.iter().map(|loss| loss.evaluate(logits, batch));
+/// The sum of the weighted losses of a batch; a scalar. `maps` are those of each loss; empty where none compares features.
+pub(crate) fn total(losses: &[LossConfig], maps: &[Maps], logits: &Tensor, batch: &Batch) -> Result<Tensor> {
+    let mut parts = losses.iter().enumerate().map(|(at, loss)| loss.evaluate(maps.get(at), logits, batch));
     let first = parts.next().ok_or_else(|| missing("losses"))??;
     parts.try_fold(first, |sum, part| sum + part?)
 }
@@ -459,6 +537,35 @@ pub(crate) mod tests {
         }
     }
 
+    /// Holds a loss of `s` and `t` and all of its gradient to a definition in f64 and its slopes.
+    pub(crate) fn is_the_definition(
+        loss: impl Fn(&Fixture) -> Result<Tensor>,
+        by_definition: impl Fn(&[Vec<f64>], &[Vec<f64>]) -> f64,
+    ) {
+        let (var, fixture) = fixture();
+        let wide = |rows: &Tensor| -> Vec<Vec<f64>> {
+            let rows = rows.to_vec2::<f32>().unwrap();
+            rows.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
+        };
+        let (student, teacher) = (wide(&fixture.s), wide(&fixture.t));
+        let loss = loss(&fixture).unwrap();
+        let (value, expected) = (loss.to_scalar::<f32>().unwrap(), by_definition(&student, &teacher));
+        assert!((f64::from(value) - expected).abs() < 1e-5 * expected.abs().max(1.0), "{value} {expected}");
+        let gradients = loss.backward().unwrap();
+        let found = gradients.get(&var).unwrap().to_vec2::<f32>().unwrap();
+        for (row, values) in found.iter().enumerate() {
+            for (column, found) in values.iter().enumerate() {
+                let moved = |by: f64| {
+                    let mut student = student.clone();
+                    student[row][column] += by;
+                    by_definition(&student, &teacher)
+                };
+                let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                assert!((f64::from(*found) - slope).abs() < 1e-5 * slope.abs().max(1.0), "{found} {slope}");
+            }
+        }
+    }
+
     fn parse(text: &str) -> LossConfig {
         toml::from_str(text).unwrap()
     }
@@ -478,7 +585,7 @@ pub(crate) mod tests {
         ] {
             let parsed: Vec<_> = losses.iter().map(|text| parse(text)).collect();
             check_losses(&parsed, Signal::Logits).unwrap();
-            let found = total(&parsed, &s, &batch).unwrap().to_scalar::<f32>().unwrap();
+            let found = total(&parsed, &[], &s, &batch).unwrap().to_scalar::<f32>().unwrap();
             assert!((found - expected).abs() < 1e-5, "{losses:?}: {found} instead of {expected}");
         }
     }
@@ -508,6 +615,13 @@ pub(crate) mod tests {
             "`temperature` of loss `kd` is 0; it must be above 0",
         );
         assert_eq!(check_losses(&[], Signal::Logits), Err(LossError::None));
+        check(
+            "kind = 'ckd'\non = 'features'\nform = 'kl'",
+            Signal::Label,
+            "`on = \"features\"` compares differences of features: with `form = \"mse\"` and without `w_cls`",
+        );
+        let features = [parse("kind = 'fitnet'"), parse("kind = 'crd'")];
+        assert_eq!(check_losses(&features, Signal::Logits), Err(LossError::Outputs { loss: "fitnet" }));
         let pair = [parse("kind = 'ckd'"), parse("kind = 'ckd'\npositives = 2")];
         assert_eq!(check_losses(&pair, Signal::Logits), Err(LossError::Tuples));
     }

@@ -8,7 +8,7 @@
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Loss, missing, one};
+use super::{Batch, Loss, one};
 use crate::example::Signal;
 
 /// The settings of the loss `sp`.
@@ -34,8 +34,7 @@ impl Loss for SpLoss {
     }
 
     fn evaluate(&self, _logits: &Tensor, batch: &Batch) -> Result<Tensor> {
-        let (student, teacher) =
-            batch.features.as_ref().zip(batch.hidden.as_ref()).ok_or_else(|| missing("features"))?;
+        let (student, teacher) = batch.features()?;
         similar(student, teacher)
     }
 }
@@ -54,7 +53,7 @@ fn similar(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::tests::{Fixture, fixture};
+    use crate::loss::tests::{Fixture, fixture, is_the_definition};
 
     /// The definition in f64.
     fn by_definition(student: &[Vec<f64>], teacher: &[Vec<f64>]) -> f64 {
@@ -74,28 +73,7 @@ mod tests {
 
     #[test]
     fn it_and_its_gradient_are_the_definition() {
-        let (var, Fixture { s, t, .. }) = fixture();
-        let wide = |rows: &Tensor| -> Vec<Vec<f64>> {
-            let rows = rows.to_vec2::<f32>().unwrap();
-            rows.into_iter().map(|row| row.into_iter().map(f64::from).collect()).collect()
-        };
-        let (student, teacher) = (wide(&s), wide(&t));
-        let loss = similar(&s, &t).unwrap();
-        let expected = by_definition(&student, &teacher);
-        assert!((f64::from(loss.to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
-        let gradients = loss.backward().unwrap();
-        let found = gradients.get(&var).unwrap().to_vec2::<f32>().unwrap();
-        for (row, values) in found.iter().enumerate() {
-            for (column, found) in values.iter().enumerate() {
-                let moved = |by: f64| {
-                    let mut student = student.clone();
-                    student[row][column] += by;
-                    by_definition(&student, &teacher)
-                };
-                let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-                assert!((f64::from(*found) - slope).abs() < 1e-5, "{found} {slope}");
-            }
-        }
+        is_the_definition(|Fixture { s, t, .. }| similar(s, t), by_definition);
     }
 
     #[test]

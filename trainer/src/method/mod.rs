@@ -22,7 +22,7 @@ pub use curriculum::{CurriculumConfig, CurriculumError, LayerPair, Match};
 pub(crate) use mixup::Mixup;
 pub(crate) use offset::fix_offset;
 pub use phase::CHECKPOINT;
-pub(crate) use phase::{Head, Phase, PlanError, column};
+pub(crate) use phase::{Phase, PlanError, column};
 pub(crate) use progressive::progressive;
 pub use progressive::{ProgressiveConfig, ProgressiveError};
 pub(crate) use proxy::centred;

@@ -6,6 +6,7 @@
 
 mod byte_conv;
 mod cnn;
+mod head;
 mod image;
 mod layers;
 mod mlp;
@@ -21,6 +22,7 @@ pub use byte_conv::ByteConvConfig;
 pub(crate) use byte_conv::{ByteConv, FACTOR, FLOOR, MODULUS, SCALE, SHAPE_ORDERS, folded};
 pub(crate) use cnn::Cnn;
 pub use cnn::{CnnConfig, Stage};
+pub(crate) use head::Head;
 pub(crate) use image::{ImageStudent, Network};
 pub(crate) use layers::{BatchNorm, Convolution, EPSILON, Layers, MOMENTUM};
 pub(crate) use mlp::Mlp;

@@ -27,7 +27,9 @@ pub(crate) struct State {
     pub(crate) values: Vec<Vec<f32>>,
     /// The head of the phase that is learnt; empty without one.
     pub(crate) head: Vec<Vec<f32>>,
-    /// The optimizer's, of the student's variables and then the head's.
+    /// What the losses learn beside the student.
+    pub(crate) maps: Vec<Vec<f32>>,
+    /// The optimizer's, of the student's variables and then the head's, or those of the maps.
     pub(crate) slots: Vec<Slot>,
     /// The running average of the variables, where the run keeps one.
     pub(crate) average: Option<Vec<Vec<f32>>>,
@@ -80,6 +82,7 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<(), TrainError> {
     };
     state.values.iter().enumerate().for_each(|(at, values)| add("values", at, values));
     state.head.iter().enumerate().for_each(|(at, values)| add("head", at, values));
+    state.maps.iter().enumerate().for_each(|(at, values)| add("map", at, values));
     for (at, slot) in state.slots.iter().enumerate() {
         add("momentum", at, &slot.momentum);
         add("square", at, &slot.square);
@@ -143,6 +146,7 @@ pub(crate) fn load(path: &Path, digest: &str) -> Result<Option<State>, TrainErro
     Ok(Some(State {
         values: read("values"),
         head: read("head"),
+        maps: read("map"),
         slots: slots.map(|(momentum, square)| Slot { momentum, square }).collect(),
         average,
         best,

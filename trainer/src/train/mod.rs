@@ -17,12 +17,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::example::argmax;
-use crate::loss::{Batch, Interpolation, cross_entropy, kd, total};
+use crate::loss::{Batch, Interpolation, Maps, cross_entropy, kd, total};
 use crate::method::{By, centred, fix_offset};
 use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
@@ -202,6 +202,8 @@ struct Run<'a> {
     seed: u64,
     student: Built,
     optimizer: Optimizer,
+    /// What the losses learn beside the student.
+    maps: Vec<Maps>,
     draws: Draws,
     average: Option<Average>,
     /// What the average makes of an input, where it teaches.
@@ -223,11 +225,14 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn start(task: &'a Task, seed: u64, labels: Option<Tensor>) -> Result<Self, TrainError> {
         let student = task.build(seed)?;
-        let vars = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
+        let maps = task.maps(&student, &mut stream(seed, 7))?;
+        let mut vars: Vec<Var> = student.parameters().all().iter().map(|(_, var)| var.clone()).collect();
+        vars.extend(maps.iter().flat_map(Maps::vars));
         let by_average =
             task.method.consistency.as_ref().is_some_and(|consistency| consistency.by == By::Average);
         Ok(Self {
             optimizer: Optimizer::new(task.config.settings(), vars),
+            maps,
             draws: Draws::start(task, seed, labels),
             shadow: by_average.then(|| task.build(seed)).transpose()?,
             average: task.config.ema.map(Average::new),
@@ -285,8 +290,8 @@ impl<'a> Run<'a> {
         if task.method.mixes() {
             let Mixed { inputs, own, other, lambda } = self.draws.mixed(task)?;
             let logits = self.student.forward(&inputs, Mode::Training)?;
-            let own = (total(losses, &logits, &Batch { share, ..own })? * lambda)?;
-            return own + (total(losses, &logits, &Batch { share, ..other })? * (1.0 - lambda))?;
+            let own = (total(losses, &[], &logits, &Batch { share, ..own })? * lambda)?;
+            return own + (total(losses, &[], &logits, &Batch { share, ..other })? * (1.0 - lambda))?;
         }
         let (answered, batch) = self.draws.answered(task)?;
         let labelled = self.draws.labelled(task)?;
@@ -308,10 +313,10 @@ impl<'a> Run<'a> {
         };
         let own = batch.labels.dim(0)?;
         let batch = Batch { features: Some(features.narrow(0, 0, own)?), share, ..batch };
-        let mut loss = total(losses, &next(own)?, &batch)?;
+        let mut loss = total(losses, &self.maps, &next(own)?, &batch)?;
         if let (Some((_, theirs)), Some(proxy)) = (labelled, &task.method.proxy) {
             let logits = next(theirs.labels.dim(0)?)?;
-            loss = (loss + (total(losses, &logits, &Batch { share, ..theirs })? * proxy.weight)?)?;
+            loss = (loss + (total(losses, &[], &logits, &Batch { share, ..theirs })? * proxy.weight)?)?;
         }
         if let (Some([weak, strong]), Some(consistency)) = (views, &task.method.consistency) {
             let named = match self.named(&weak)? {
@@ -405,6 +410,12 @@ impl<'a> Run<'a> {
                 rows: self.rows.clone(),
             },
             values: values(&self.student)?,
+            maps: self
+                .maps
+                .iter()
+                .flat_map(Maps::vars)
+                .map(|var| var.flatten_all()?.to_vec1())
+                .collect::<candle_core::Result<_>>()?,
             head: self.stage.as_ref().map_or_else(|| Ok(vec![]), Stage::head)?,
             slots: self.stage.as_ref().map_or(&self.optimizer, Stage::optimizer).state().1.to_vec(),
             average: self.average.as_ref().and_then(|average| average.values.clone()),
@@ -420,11 +431,19 @@ impl<'a> Run<'a> {
         let sizes = |values: &[Vec<f32>]| values.iter().map(Vec::len).collect::<Vec<_>>();
         let parameters = self.student.parameters();
         let expected: Vec<usize> = parameters.kept().map(|(_, var)| var.elem_count()).collect();
-        let slots = parameters.all().len() + state.head.len();
+        let maps: Vec<Var> = self.maps.iter().flat_map(Maps::vars).collect();
+        let beside = if stage.is_some() { state.head.len() } else { maps.len() };
+        let slots = parameters.all().len() + beside;
+        if maps.len() != state.maps.len() {
+            return None;
+        }
         if seed != self.seed || sizes(&state.values) != expected || state.slots.len() != slots {
             return None;
         }
         set_values(&self.student, &state.values).ok()?;
+        for (var, values) in maps.iter().zip(&state.maps) {
+            var.set(&Tensor::from_slice(values, var.dims(), var.device()).ok()?).ok()?;
+        }
         self.before = before;
         self.stage = match &stage {
             Some(place) => {

@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint::start;
 use super::sampler::{Place, Sampler, stream};
 use super::task::Task;
-use crate::method::Head;
 use crate::optimizer::{Optimizer, Schedule, Settings, Slot};
-use crate::student::{Built, Inputs, Student};
+use crate::student::{Built, Head, Inputs, Student};
 
 /// The first of the random streams of phases: two for each.
 const STREAMS: u64 = 16;

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Signal, Split, Target};
-use crate::loss::{Balance, Batch, LossConfig, LossError, TaidLoss, balance, check_losses};
+use crate::loss::{Balance, Batch, LossConfig, LossError, Maps, TaidLoss, balance, check_losses};
 use crate::method::{
     CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, column, extraction, progressive, warm_up,
 };
@@ -141,6 +141,14 @@ impl Task {
         Some(sample(self.train.count, shape, TUPLES_LIMIT, rng))
     }
 
+    /// The maps that the losses learn beside a student, one set a loss; none where none compares features.
+    pub(crate) fn maps(&self, student: &Built, rng: &mut ChaCha8Rng) -> candle_core::Result<Vec<Maps>> {
+        let Some(hidden) = &self.train.hidden else { return Ok(vec![]) };
+        let sample = self.train.inputs.narrow(0, 1)?;
+        let widths = [student.features(&sample, Mode::Inference)?.dim(1)?, hidden.dim(1)?];
+        self.method.losses.iter().map(|loss| loss.maps(widths, rng, &self.device)).collect()
+    }
+
     /// The settings of a loss whose target moves towards the teacher, if there is one.
     pub(crate) fn interpolates(&self) -> Option<&TaidLoss> {
         self.method.losses.iter().find_map(LossConfig::interpolates)
@@ -173,6 +181,7 @@ impl Task {
             samples: pick(&self.train.samples)?,
             hidden: pick(&self.train.hidden)?,
             balance: self.balance.clone(),
+            answers: self.train.count,
             ..Batch::of(pick(&self.train.teacher)?, labels)
         };
         Ok((self.train.inputs.select(&rows)?, batch))

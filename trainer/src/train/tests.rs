@@ -42,7 +42,7 @@ fn method(losses: &str) -> MethodConfig {
     toml::from_str(losses).unwrap()
 }
 
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 14] = [
     "losses = [{ kind = 'ckd' }]",
     "losses = [{ kind = 'ckd', tuples = 'all', positives = 2 }]",
     "losses = [{ kind = 'ckd', form = 'kl' }, { kind = 'logit-mse' }]",
@@ -56,6 +56,8 @@ const METHODS: [&str; 12] = [
     "losses = [{ kind = 'taid', rate = 0.05 }]",
     "losses = [{ kind = 'sampled' }]",
     "losses = [{ kind = 'kd' }, { kind = 'sp' }]",
+    "losses = [{ kind = 'kd' }, { kind = 'fitnet' }, { kind = 'crd', width = 4 }]\ncurriculum = { steps = 12 }",
+    "losses = [{ kind = 'ckd' }, { kind = 'ckd', on = 'features' }]",
 ];
 
 fn config(rule: Rule) -> TrainConfig {

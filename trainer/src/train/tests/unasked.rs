@@ -225,7 +225,7 @@ fn what_cannot_be_is_refused_by_name() {
         train: vec![Example { hidden: vec![], ..split().train[0].clone() }],
         ..split()
     };
-    let sp = refused(&bare, "losses = [{ kind = 'sp' }]");
+    let sp = refused(&bare, "losses = [{ kind = 'labels' }, { kind = 'sp' }]");
     assert_eq!(sp, "loss `sp` compares the teacher's hidden tensors, and its answers hold none");
     assert_eq!(
         refused(&split(), "losses = [{ kind = 'taid' }, { kind = 'taid' }]"),
