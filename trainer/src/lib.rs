@@ -61,5 +61,8 @@ pub use run::{
     score_seeds, train_run,
 };
 pub use selection::{AcquireConfig, First, Pick, Policy, Scorer, Selector, first, rounds};
-pub use student::{ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError};
+pub use student::{
+    ByteConvConfig, CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig, StudentError,
+    TransformerConfig,
+};
 pub use train::{Control, MetricRow, Progress, TrainConfig, TrainError, parse_seeds};

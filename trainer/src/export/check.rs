@@ -105,6 +105,7 @@ mod tests {
     use crate::installed::runtime;
     use crate::student::{
         ByteConvConfig, CnnConfig, Mode, ResnetConfig, ResnetModel, Stage, Student, StudentConfig,
+        TransformerConfig,
     };
     use candle_core::Device;
 
@@ -197,6 +198,28 @@ mod tests {
             assert_eq!(loaded, student.logits(&borrowed, &Device::Cpu).unwrap(), "{}", config.name());
             let gap = check_export(&runtime(), folder.path(), &borrowed).unwrap();
             assert!(gap < 1e-4, "{}: {gap}", config.name());
+        }
+    }
+
+    #[test]
+    fn onnx_runtime_attends_to_what_the_student_attends_to() {
+        let wave = |at: usize, i: usize| (((at * 7 + 1) * (i + 1)) as f32 * 0.734_211).sin();
+        let vectors = examples(|at| Input::Vector((0..36).map(|i| wave(at, i)).collect()));
+        let bytes = examples(|at| Input::Bytes((0..20).map(|i| ((at * 31 + i * i) % 257) as u16).collect()));
+        let sizes = TransformerConfig {
+            width: 12,
+            heads: 3,
+            layers: 3,
+            feed_forward: 20,
+            ..TransformerConfig::default()
+        };
+        for (sizes, inputs) in [
+            (TransformerConfig { token: 4, ..sizes.clone() }, &vectors),
+            (TransformerConfig { image: Some([1, 6, 6]), patch: 2, ..sizes.clone() }, &vectors),
+            (sizes, &bytes),
+        ] {
+            let gap = check(&StudentConfig::Transformer(sizes), inputs, 4).unwrap();
+            assert!(gap < 1e-4, "{gap}");
         }
     }
 

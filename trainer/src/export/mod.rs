@@ -5,6 +5,7 @@
 mod check;
 mod image;
 mod onnx;
+mod transformer;
 
 use std::collections::HashMap;
 use std::fs;

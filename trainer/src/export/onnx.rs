@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use candle_core::Result;
 use prost::Message;
 
-use super::image;
+use super::{image, transformer};
 use crate::example::PADDING;
 use crate::student::{
     Built, ByteConv, ByteConvConfig, FACTOR, FLOOR, Linear, MODULUS, Mlp, SCALE, SHAPE_ORDERS, Student,
@@ -129,7 +129,7 @@ struct Dimension {
 
 const FLOAT: i32 = 1;
 const INT32: i32 = 6;
-const INT64: i32 = 7;
+pub(super) const INT64: i32 = 7;
 const ATTRIBUTE_FLOAT: i32 = 1;
 const ATTRIBUTE_INT: i32 = 2;
 const ATTRIBUTE_STRING: i32 = 3;
@@ -150,6 +150,10 @@ pub(crate) fn model(student: &Built, width: usize, classes: usize) -> Result<Vec
         Built::ByteConv(bytes) => (byte_conv(&mut graph, bytes, width)?, INT32),
         Built::Cnn(student) => (image::network(&mut graph, student)?, FLOAT),
         Built::Resnet(student) => (image::network(&mut graph, student)?, FLOAT),
+        Built::Transformer(student) => {
+            let element = if student.mixable() { FLOAT } else { INT32 };
+            (transformer::network(&mut graph, student)?, element)
+        }
     };
     graph.node("Identity", &[&logits], OUTPUT, vec![]);
     let graph = GraphProto {

@@ -12,6 +12,7 @@ mod layers;
 mod mlp;
 mod parameters;
 mod resnet;
+mod transformer;
 
 use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ pub(crate) use mlp::Mlp;
 pub(crate) use parameters::{Linear, Parameters};
 pub(crate) use resnet::Resnet;
 pub use resnet::{ResnetConfig, ResnetModel};
+pub use transformer::TransformerConfig;
+pub(crate) use transformer::{Layer as TransformerLayer, LayerNorm, Tokens, Transformer};
 
 /// The `[student]` table of a run file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub enum StudentConfig {
     Cnn(CnnConfig),
     /// A residual network over images.
     Resnet(ResnetConfig),
+    /// Attention over the tokens of any input.
+    Transformer(TransformerConfig),
 }
 
 /// Why a student cannot be made for a data set.
@@ -114,6 +119,7 @@ impl StudentConfig {
             Self::ByteConv { .. } => "byte-conv",
             Self::Cnn(_) => "cnn",
             Self::Resnet(_) => "resnet",
+            Self::Transformer(_) => "transformer",
         }
     }
 
@@ -122,6 +128,7 @@ impl StudentConfig {
         match self {
             Self::Mlp { .. } | Self::ByteConv { .. } => None,
             Self::Cnn(CnnConfig { image, .. }) | Self::Resnet(ResnetConfig { image, .. }) => Some(*image),
+            Self::Transformer(config) => config.image,
         }
     }
 
@@ -136,6 +143,7 @@ impl StudentConfig {
         match (self, input) {
             (Self::Cnn(config), _) => config.check(),
             (Self::Resnet(config), _) => config.check(),
+            (Self::Transformer(config), input) => config.check(input),
             (Self::Mlp { hidden }, Input::Vector(_)) => {
                 hidden.iter().try_for_each(|width| size("hidden", *width, 1, WIDTH_LIMIT))
             }
@@ -196,6 +204,9 @@ impl StudentConfig {
             }
             Self::Resnet(config) => {
                 Built::Resnet(ImageStudent::new(Resnet::new(config, classes, seed, device)?, config.image))
+            }
+            Self::Transformer(config) => {
+                Built::Transformer(Transformer::new(config, input, classes, seed, device)?)
             }
         })
     }
@@ -302,6 +313,8 @@ pub(crate) enum Built {
     Cnn(ImageStudent<Cnn>),
     /// A residual student of images.
     Resnet(ImageStudent<Resnet>),
+    /// A transformer.
+    Transformer(Transformer),
 }
 
 impl Built {
@@ -311,6 +324,7 @@ impl Built {
             Self::ByteConv(student) => student,
             Self::Cnn(student) => student,
             Self::Resnet(student) => student,
+            Self::Transformer(student) => student,
         }
     }
 

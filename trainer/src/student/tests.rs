@@ -19,9 +19,24 @@ fn every_student() -> Vec<(StudentConfig, Vec<Example>)> {
     let stages = [(3, 3, 1), (5, 4, 2)].map(|(channels, kernel, stride)| Stage { channels, kernel, stride });
     let cnn = CnnConfig { image: [2, 9, 8], stages: stages.to_vec(), width: 2, pool: 2 };
     let resnet = |model| StudentConfig::Resnet(ResnetConfig { image: [2, 9, 8], model });
+    let (vectors, bytes): (Vec<Example>, Vec<Example>) = (vectors.collect(), bytes.collect());
+    let transformer = |image: Option<[usize; 3]>| {
+        let sizes = TransformerConfig {
+            width: 6,
+            heads: 2,
+            feed_forward: 9,
+            patch: 3,
+            ..TransformerConfig::default()
+        };
+        StudentConfig::Transformer(TransformerConfig { image, ..sizes })
+    };
+    let tall: Vec<Example> = (0..6).map(|at| example(picture(at, [2, 9, 6]))).collect();
     vec![
-        (StudentConfig::Mlp { hidden: vec![7, 6] }, vectors.collect()),
-        (StudentConfig::ByteConv { sizes }, bytes.collect()),
+        (transformer(None), vectors.clone()),
+        (transformer(None), bytes.clone()),
+        (transformer(Some([2, 9, 6])), tall),
+        (StudentConfig::Mlp { hidden: vec![7, 6] }, vectors),
+        (StudentConfig::ByteConv { sizes }, bytes),
         (StudentConfig::Cnn(cnn), images.clone()),
         (resnet(ResnetModel::Resnet8), images.clone()),
         (resnet(ResnetModel::Wrn16x2), images),
