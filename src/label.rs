@@ -3,8 +3,6 @@
 //!
 //! Must not decide what may be spent. Invariant: `--calls N` is the run's total, however often it is resumed.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use tuition_ledger::DeskError;
 use tuition_trainer::acquire::{self, Pool, Stopped};
@@ -12,6 +10,7 @@ use tuition_trainer::form::Question;
 
 use crate::args::Globals;
 use crate::config::Config;
+use crate::dataset::DataArgs;
 use crate::interrupt::Interrupt;
 use crate::purchase::{self, Asked, SEED};
 use crate::words::{Exit, Trouble};
@@ -23,13 +22,8 @@ pub(crate) struct LabelArgs {
     /// The teacher, by its name in the configuration.
     #[arg(long, value_name = "T")]
     pub(crate) teacher: String,
-    /// The data set: a CSV file (.csv, .csv.gz), an IDX file of images (-ubyte, .idx, also .gz), else a folder, file or
-    /// pattern of files.
-    #[arg(long, value_name = "D")]
-    pub(crate) data: PathBuf,
-    /// The column of a CSV file that holds the truth, or the file of the labels of images; not shown to the teacher.
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) label: Option<String>,
+    #[command(flatten)]
+    pub(crate) dataset: DataArgs,
     /// The run that pays.
     #[arg(long, value_name = "R")]
     pub(crate) run: String,
@@ -44,7 +38,7 @@ impl LabelArgs {
     /// # Errors
     /// The data set cannot be read, or does not fit the teacher.
     pub(crate) fn questions(&self, asked: &Asked) -> Result<Vec<Question>, Trouble> {
-        let collected = purchase::collect(&self.data, self.label.as_deref())?;
+        let collected = self.dataset.collect()?;
         if collected.skipped > 0 {
             print::aside(&format!("note: {} files hold too little to ask about", collected.skipped));
         }

@@ -12,7 +12,7 @@ use tuition_ledger::{OpenError, QueryKey, Record, Recorded, StoreUrl, Usd, recor
 use tuition_trainer::acquire::{self, Pool};
 use tuition_trainer::data::record::{self, Reading};
 use tuition_trainer::data::split::{Draw, order};
-use tuition_trainer::data::{Collected, DataError, Raw, csv, files, idx, images, jsonl, parquet};
+use tuition_trainer::data::{Collected, Raw};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::hidden::tensor_name;
 use tuition_trainer::question::{Gives, Seen};
@@ -22,6 +22,7 @@ use tuition_trainer::{
 };
 
 use crate::config::Config;
+use crate::dataset::collect;
 use crate::expedition;
 use crate::interrupt::Interrupt;
 use crate::print;
@@ -538,17 +539,6 @@ fn seen(run: &RunConfig, questions: Option<&[Question]>) -> Seen {
 fn path(data: &DataConfig) -> Result<&Path, Trouble> {
     let path = data.path.as_ref().map(Path::new);
     path.ok_or_else(|| Trouble::usage("`data.path` is missing", "which file or folder?"))
-}
-
-fn collect(data: &DataConfig, place: &Path, label: Option<&str>) -> Result<Collected, DataError> {
-    match data.source {
-        Source::Csv => csv::read(place, label),
-        Source::Idx => idx::read(place, label.map(Path::new)),
-        Source::Images => images::read(place, data.image),
-        Source::Jsonl => jsonl::read(place, data.input.as_deref(), label),
-        Source::Parquet => parquet::read(place, data.input.as_deref(), label),
-        Source::Files | Source::Record => files::read(place, &files::Window::default()),
-    }
 }
 
 /// The answers that a run may learn from without asking, the latest under each key.

@@ -10,6 +10,7 @@ mod budget;
 mod cache;
 mod config;
 mod copy;
+mod dataset;
 mod demo;
 mod doctor;
 mod expedition;

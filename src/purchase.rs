@@ -1,17 +1,13 @@
-//! What `label`, `plan` and `train` share: a data set as questions, who answers them, and buying with a bar.
+//! What `label`, `plan` and `train` share: who answers questions, in which form, and buying with a bar.
 //!
-//! Must not know what becomes of the answers. Invariant: the same data set and teacher give the same questions in the
-//! same order, whatever asks.
+//! Must not know what becomes of the answers. Invariant: nothing is bought but through the desk.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tuition_ledger::{Budget, Desk, DeskError, Limit, Mode, Origin, Record, Scope, Store, Teacher, Usd};
 use tuition_proxy::Api;
 use tuition_trainer::acquire::{self, Buyer, Purchase, Stopped};
-use tuition_trainer::data::files::Window;
-use tuition_trainer::data::{Collected, DataError, csv, files, idx, jsonl, parquet};
 use tuition_trainer::form::{Form, Question};
 use tuition_trainer::local::LocalTeacher;
 use tuition_trainer::port::Port;
@@ -156,27 +152,6 @@ fn model(teacher: &config::Teacher) -> Result<&str, Trouble> {
         ));
     }
     Ok(model)
-}
-
-/// Reads a CSV file (`.csv`), JSON Lines (`.jsonl`), a Parquet file (`.parquet`) or an IDX file (`-ubyte`, `.idx`; its labels are
-/// a file too) as vectors, all but Parquet also with `.gz`; anything else as files of bytes.
-///
-/// # Errors
-/// Unreadable, empty or malformed data.
-pub(crate) fn collect(place: &Path, label: Option<&str>) -> Result<Collected, DataError> {
-    let name = place.to_string_lossy();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    if name.ends_with(".csv") {
-        csv::read(place, label)
-    } else if name.ends_with(".jsonl") {
-        jsonl::read(place, None, label)
-    } else if name.ends_with(".parquet") {
-        parquet::read(place, None, label)
-    } else if name.ends_with("-ubyte") || name.ends_with(".idx") {
-        idx::read(place, label.map(Path::new))
-    } else {
-        files::read(place, &Window::default())
-    }
 }
 
 /// Makes the budget that a run states for itself, unless the configuration has one of that name. A run that still

@@ -228,4 +228,24 @@ fn lines_of_json_teach_what_a_csv_file_teaches() {
     assert!(code == 2 && said.contains("has no column `rings`, did you mean `ring`?"), "{said}");
     let (code, _, said) = run(folder, &["train", "csv.toml", "--set", "data.input=x"]);
     assert!(code == 2 && said.contains("`data.input` is `x`; it must be absent"), "{said}");
+    // And it is asked about as the same questions.
+    let teacher = "[[teacher]]\nname = \"rings\"\napi = \"onnx\"\npath = \"runs/teacher/model/model.onnx\"\nrevision = \"1\"\n[[budget]]\nname = \"all\"\ncalls = 500\n";
+    fs::write(folder.join("tuition.toml"), teacher).unwrap();
+    fs::rename(folder.join("rings.jsonl"), folder.join("rings.log")).unwrap();
+    let label = |more: &str| {
+        let all = format!("label --teacher rings --json {more}");
+        run(folder, &all.split(' ').collect::<Vec<_>>())
+    };
+    let (code, bought, said) = label("--run csv --data rings.csv --label label");
+    assert_eq!((code, &bought["bought"]), (0, &json!(200)), "{bought} {said}");
+    let (code, known, said) = label("--run log --data rings.log --source jsonl --input point --label ring");
+    assert_eq!((code, &known["known"], &known["bought"]), (0, &json!(200), &json!(0)), "{known} {said}");
+    for (flags, words) in [
+        ("--data rings.csv --input x", "`data.input` is `x`; it must be absent"),
+        ("--data rings.csv --source cvs", "did you mean `csv`?"),
+        ("--data rings.csv --image 2,2", "three numbers, such as 1,28,28"),
+    ] {
+        let (code, _, said) = label(&format!("--run r {flags}"));
+        assert!(code == 2 && said.contains(words), "{flags}: {code} {said}");
+    }
 }

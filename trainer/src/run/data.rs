@@ -72,7 +72,11 @@ impl Source {
 }
 
 impl DataConfig {
-    pub(super) fn check(&self) -> Result<(), OutOfRange> {
+    /// Checks that its keys go with its source.
+    ///
+    /// # Errors
+    /// The first key that the source does not read, or a value out of its range.
+    pub fn check(&self) -> Result<(), OutOfRange> {
         let refused = |field, value: String, range| Err(Judged("data").refused(field, value, range));
         match (&self.input, self.source) {
             (None, _) | (_, Source::Jsonl | Source::Parquet) => {}
