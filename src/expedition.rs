@@ -12,7 +12,8 @@ use tuition_trainer::port::ElementType;
 use tuition_trainer::{Control, ExploreConfig, Explorer, Fit, Input, RunConfig, Selector};
 
 use crate::interrupt::Interrupt;
-use crate::lesson::{Acquired, Questions, so_far};
+use crate::lesson::{Questions, so_far};
+use crate::rounds::Acquired;
 use crate::till::Till;
 use crate::words::Trouble;
 use crate::{print, teachers};

@@ -31,6 +31,7 @@ mod reconcile;
 mod record;
 mod repair;
 mod resolve;
+mod rounds;
 mod seal;
 mod secret;
 mod serve;

@@ -14,9 +14,10 @@ use tuition_trainer::{Control, Outcome, Report, RunConfig, Split, train_run};
 
 use crate::args::Globals;
 use crate::interrupt::Interrupt;
-use crate::lesson::{self, Acquired, Lesson};
+use crate::lesson::{self, Lesson};
 use crate::open::clock;
 use crate::progress::Progress;
+use crate::rounds::Acquired;
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
 

@@ -61,7 +61,7 @@ impl TransformerConfig {
                 divides("patch", self.patch, width, "width of an image")?;
             }
             (Input::Vector(values), None) => {
-                divides("token", self.token, values.len(), "width of the inputs")?
+                divides("token", self.token, values.len(), "width of the inputs")?;
             }
         }
         size("number of tokens", self.tokens(input), 1, TOKENS_LIMIT)
