@@ -6,10 +6,10 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tuition_ledger::{Budget, Limit, Origin, Present, Scope, Usd, Window};
+use tuition_trainer::nearest;
 
 use crate::args::Globals;
 use crate::config::Config;
-use crate::nearest::nearest;
 use crate::words::{Exit, Trouble};
 use crate::{audit, open, print, record};
 

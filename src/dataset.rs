@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tuition_trainer::data::files::Window;
 use tuition_trainer::data::{Collected, DataError, csv, files, idx, images, jsonl, parquet};
-use tuition_trainer::{DataConfig, Source, TestPart};
+use tuition_trainer::{DataConfig, Source, TestPart, nearest};
 
-use crate::nearest::nearest;
 use crate::words::Trouble;
 
 /// The kinds of sources that lie in files.

@@ -21,7 +21,6 @@ mod interrupt;
 mod key;
 mod label;
 mod lesson;
-mod nearest;
 mod open;
 mod plan;
 mod print;

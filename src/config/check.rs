@@ -10,6 +10,7 @@ use std::time::Duration;
 use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, StoreUrl, Usd};
 use tuition_proxy::{Api, ClientKey, Pins, Share};
 use tuition_trainer::hidden::{Hidden, Layers, MAX_WIDTH};
+use tuition_trainer::nearest;
 use tuition_trainer::port::{ElementType, Port};
 use url::Url;
 
@@ -17,7 +18,6 @@ use super::shape::{
     AskTable, BudgetTable, Document, Dollars, HiddenTable, KeyTable, PriceTable, ServeTable, TeacherTable,
 };
 use super::{Ask, Config, ConfigError, Given, Serve, Teacher, TeacherKind};
-use crate::nearest::nearest;
 
 /// The longest name of anything.
 const NAME_LENGTH_MAX: usize = 100;

@@ -15,10 +15,9 @@ use std::time::Duration;
 use tuition_ledger::{Budget, PriceBook, StoreUrl};
 use tuition_proxy::{Api, ClientKey, Share};
 use tuition_trainer::hidden::Hidden;
+use tuition_trainer::nearest;
 use tuition_trainer::port::Port;
 use url::Url;
-
-use crate::nearest::nearest;
 
 /// The file that is read where none is named.
 pub(crate) const FILE: &str = "tuition.toml";

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use csv::StringRecord;
 use tuition_ledger::Day;
+use tuition_trainer::nearest;
 
 use super::form::{Column, Form, KNOWN};
 use super::number;
-use crate::nearest::nearest;
 
 /// The model of a bill that names none: all of them together.
 pub(super) const ALL_MODELS: &str = "(all models)";

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use crate::nearest::nearest;
+use tuition_trainer::nearest;
+
 use crate::words::Trouble;
 
 /// A figure that a bill may have.

@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tuition_ledger::{Statement, Timestamp};
+use tuition_trainer::nearest;
 
 pub(crate) use bill::BillError;
 use compare::{Terms, compare};
 pub(crate) use form::Format;
 
 use crate::args::Globals;
-use crate::nearest::nearest;
 use crate::words::{Exit, Trouble};
 use crate::{print, record};
 

@@ -7,10 +7,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use tuition_trainer::{ConfigError, RunConfig, parse_seeds};
+use tuition_trainer::{ConfigError, RunConfig, nearest, parse_seeds};
 
 use super::cells::Cell;
-use crate::nearest::nearest;
 
 /// The most cells of one sweep.
 const CELLS_MAX: usize = 10_000;

@@ -131,7 +131,7 @@ pub fn expose(model: &[u8], layers: &Layers) -> Result<(Vec<u8>, Vec<String>), H
                     return Err(HiddenError::Output(name.clone()));
                 }
                 if !all.contains(name) {
-                    let hint = nearest(name, &all).map(str::to_owned);
+                    let hint = nearest(name, all.iter().map(String::as_str)).map(str::to_owned);
                     return Err(HiddenError::Name { name: name.clone(), hint });
                 }
             }

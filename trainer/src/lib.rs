@@ -53,6 +53,7 @@ pub use method::{
     LayerPair, Match, MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError,
     WarmUpConfig, WarmUpError, WarmUpKind,
 };
+pub use nearest::nearest;
 pub use optimizer::{Rule, Schedule};
 pub use range::OutOfRange;
 pub use report::{Report, Row, Spend};

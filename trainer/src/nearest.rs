@@ -1,19 +1,14 @@
-//! The known name nearest to a mistyped one, for hints in errors. It must not know what the names stand for.
-//! Invariant: a hint is given only where it is likely to be meant.
+//! The known name nearest to a mistyped one.
+//!
+//! It must not know what the names stand for. Invariant: a hint is given only where it is likely to help.
 
-/// How alike two names must be (Jaro and Winkler, 0 to 1) before one is offered for the other.
-const ALIKE: f64 = 0.8;
-
-/// The candidate nearest to `name`, if one is near enough; ties go to the first.
-pub(crate) fn nearest<'a>(name: &str, candidates: &'a [String]) -> Option<&'a str> {
-    let mut best: Option<(f64, &str)> = None;
-    for candidate in candidates {
-        let likeness = strsim::jaro_winkler(&name.to_lowercase(), &candidate.to_lowercase());
-        if likeness >= ALIKE && best.is_none_or(|(before, _)| likeness > before) {
-            best = Some((likeness, candidate));
-        }
-    }
-    best.map(|(_, candidate)| candidate)
+/// The candidate nearest to `name` where at most a third of the letters differ; ties go to the first.
+#[must_use]
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |candidate: &str| strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase());
+    let best = candidates.into_iter().min_by_key(|candidate| distance(candidate))?;
+    let longest = name.chars().count().max(best.chars().count());
+    (distance(best) * 3 <= longest).then_some(best)
 }
 
 #[cfg(test)]
@@ -22,15 +17,17 @@ mod tests {
 
     #[test]
     fn a_hint_is_near_or_absent() {
-        let known = ["target_label".to_owned(), "bytes".to_owned()];
         for (name, expected) in [
-            ("byte", Some("bytes")),
-            ("Bytes", Some("bytes")),
-            ("targetlabel", Some("target_label")),
-            ("x", None),
+            ("timeout", Some("timeout_s")),
+            ("modells", Some("models")),
+            ("NAME", Some("name")),
+            ("hedaers", Some("headers")),
+            ("mae", None),
+            ("zzz", None),
+            ("timeouts", Some("timeout_s")),
         ] {
-            assert_eq!(nearest(name, &known), expected, "{name}");
+            assert_eq!(nearest(name, ["name", "models", "timeout_s", "headers"]), expected, "{name}");
         }
-        assert_eq!(nearest("bytes", &[]), None);
+        assert_eq!(nearest("name", []), None);
     }
 }

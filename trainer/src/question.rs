@@ -262,7 +262,8 @@ fn why_none(names: &[String], name: Option<&str>) -> String {
     let Some(name) = name else {
         return if names.is_empty() { "" } else { " unless one is named" }.to_owned();
     };
-    let near = nearest(name, names).map(|near| format!(" (did you mean `{near}`?)"));
+    let near =
+        nearest(name, names.iter().map(String::as_str)).map(|near| format!(" (did you mean `{near}`?)"));
     format!(": there is no `{name}`{}", near.unwrap_or_default())
 }
 

@@ -185,7 +185,9 @@ fn listed(names: &[String]) -> String {
 }
 
 fn hint(name: &str, known: &[String]) -> String {
-    nearest(name, known).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default()
+    nearest(name, known.iter().map(String::as_str))
+        .map(|near| format!(", did you mean `{near}`?"))
+        .unwrap_or_default()
 }
 
 /// ONNX Runtime, loaded once for the whole process.

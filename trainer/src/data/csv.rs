@@ -140,7 +140,9 @@ impl<'a> Rows<'a> {
         } else {
             beginning_of_names(names)
         };
-        let hint = nearest(label, names).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+        let hint = nearest(label, names.iter().map(String::as_str))
+            .map(|near| format!(", did you mean `{near}`?"))
+            .unwrap_or_default();
         Err(DataError::NoColumn { path: self.path.to_owned(), label: label.to_owned(), hint, columns })
     }
 }

@@ -65,7 +65,9 @@ impl Table {
 /// The refusal of a column or field that is not there.
 pub(super) fn no_column<'a>(path: &Path, wanted: &str, names: impl Iterator<Item = &'a str>) -> DataError {
     let names: Vec<String> = names.map(str::to_owned).collect();
-    let hint = nearest(wanted, &names).map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+    let hint = nearest(wanted, names.iter().map(String::as_str))
+        .map(|near| format!(", did you mean `{near}`?"))
+        .unwrap_or_default();
     let columns = beginning_of_names(&names);
     DataError::NoColumn { path: path.to_owned(), label: wanted.to_owned(), hint, columns }
 }

@@ -158,7 +158,8 @@ fn pairs(
             return Err(CurriculumError::Layer { layer, layers });
         }
         let tensor = tensors.iter().position(|name| name == teacher).ok_or_else(|| {
-            let hint = nearest(teacher, tensors).map(|near| format!(" (did you mean `{near}`?)"));
+            let hint = nearest(teacher, tensors.iter().map(String::as_str))
+                .map(|near| format!(" (did you mean `{near}`?)"));
             let known: Vec<String> = tensors.iter().map(|name| format!("`{name}`")).collect();
             let (name, hint) = (teacher.clone(), hint.unwrap_or_default());
             CurriculumError::Tensor { name, hint, known: known.join(", ") }

@@ -59,7 +59,7 @@ impl ConfigError {
         let mut quoted = rest.split('`');
         let name = quoted.next().unwrap_or_default().to_owned();
         let known: Vec<String> = quoted.skip(1).step_by(2).map(str::to_owned).collect();
-        let hint = nearest(&name, &known).map(str::to_owned);
+        let hint = nearest(&name, known.iter().map(String::as_str)).map(str::to_owned);
         Self::Unknown { what, name, hint, known: known.join(", ") }
     }
 }
