@@ -4,10 +4,12 @@
 //! that it needs, and a teacher that does not give it is refused by name before anything starts; a batch carries what
 //! its losses need, so that evaluating them cannot fail for want of a target.
 
+mod batch;
 mod ckd;
 mod crd;
 mod dist;
 mod dkd;
+mod error;
 mod fitnet;
 mod kd;
 mod labels;
@@ -19,7 +21,7 @@ mod sp;
 mod taid;
 mod top_k;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +29,14 @@ use crate::compare::Shape;
 use crate::example::Signal;
 use crate::student::Head;
 
+use batch::missing;
+pub(crate) use batch::{Balance, Batch, Maps};
 pub use ckd::{CkdLoss, Compared, Form, Tuples};
 pub use crd::CrdLoss;
 pub use dist::DistLoss;
 pub use dkd::DkdLoss;
+use error::Judge;
+pub use error::LossError;
 pub use fitnet::FitnetLoss;
 pub use kd::KdLoss;
 pub(crate) use kd::kd;
@@ -167,194 +173,6 @@ fn four() -> f64 {
     4.0
 }
 
-/// Why a list of losses cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum LossError {
-    /// There is nothing to learn from.
-    #[error("`method.losses` is empty")]
-    None,
-    /// The teacher's answers do not hold what a loss needs.
-    #[error("loss `{loss}` needs {needs}, but the teacher gives {gives}")]
-    Signal {
-        /// The loss.
-        loss: &'static str,
-        /// What it needs.
-        needs: Signal,
-        /// What the teacher gives.
-        gives: Signal,
-    },
-    /// True classes are asked for, and an example has none.
-    #[error("loss `{loss}` needs the truth (`of = \"truth\"`), but `{key}` has none")]
-    Truth {
-        /// The loss.
-        loss: &'static str,
-        /// The first example without truth.
-        key: String,
-    },
-    /// A number out of its range.
-    #[error("`{field}` of loss `{loss}` is {value}; it must be {range}")]
-    Range {
-        /// The loss.
-        loss: &'static str,
-        /// The field.
-        field: &'static str,
-        /// What it holds.
-        value: f64,
-        /// What it may hold.
-        range: &'static str,
-    },
-    /// Two comparative losses that look at different tuples.
-    #[error("the `ckd` losses of one run must share `positives`, `negatives`, `combine` and `tuples`")]
-    Tuples,
-    /// Features are compared, and the answers hold none.
-    #[error("loss `{loss}` compares the teacher's hidden tensors, and its answers hold none")]
-    Hidden {
-        /// The loss.
-        loss: &'static str,
-    },
-    /// Features alone are learnt.
-    #[error("loss `{loss}` teaches the student's features alone: add one that teaches its outputs")]
-    Outputs {
-        /// The loss.
-        loss: &'static str,
-    },
-    /// Features are compared in a form that is made for outputs.
-    #[error(
-        "`on = \"features\"` compares differences of features: with `form = \"mse\"` and without `w_cls`"
-    )]
-    Features,
-    /// Two losses of a kind whose state a run holds once.
-    #[error("a run has at most one loss `{loss}`")]
-    Twice {
-        /// The loss.
-        loss: &'static str,
-    },
-    /// A comparison that has no closed form.
-    #[error(
-        "`tuples = \"all\"` has a closed form for `form = \"mse\"` with `combine` other than \"mixup\" only"
-    )]
-    ClosedForm,
-    /// Fewer examples than one tuple holds.
-    #[error("a tuple of loss `ckd` takes {needs} examples, but there are {have}")]
-    TooFew {
-        /// The size of a tuple.
-        needs: usize,
-        /// How many examples there are.
-        have: usize,
-    },
-}
-
-/// What the losses of one step see beside the student's logits.
-#[derive(Debug, Clone)]
-pub(crate) struct Batch {
-    /// The teacher's recorded logits or log-probabilities `[n, C]`, where it gives them.
-    pub(crate) teacher: Option<Tensor>,
-    /// The teacher's classes `[n]`.
-    pub(crate) labels: Tensor,
-    /// The true classes `[n]`, where all are known.
-    pub(crate) truth: Option<Tensor>,
-    /// The weights of the classes, where a loss wants them.
-    pub(crate) balance: Option<Balance>,
-    /// The weights `[m, k]` of tuples, where the batch is one of tuples: n = m k.
-    pub(crate) weights: Option<Tensor>,
-    /// The shares `[n, C]` of classes drawn from the teacher's distribution, where a loss wants them.
-    pub(crate) samples: Option<Tensor>,
-    /// The teacher's last recorded hidden tensor `[n, r]`, where a loss wants it.
-    pub(crate) hidden: Option<Tensor>,
-    /// The student's features `[n, m]`, where a loss wants them.
-    pub(crate) features: Option<Tensor>,
-    /// The teacher's share in a target that moves from the student to it.
-    pub(crate) share: f64,
-    /// How many training answers there are in all.
-    pub(crate) answers: usize,
-}
-
-/// The weight `[C]` of each class among the training answers.
-#[derive(Debug, Clone)]
-pub(crate) struct Balance {
-    /// By the teacher's classes.
-    pub(crate) teacher: Tensor,
-    /// By the true ones, where all are known.
-    pub(crate) truth: Option<Tensor>,
-}
-
-impl Batch {
-    /// A batch of answers alone.
-    pub(crate) fn of(teacher: Option<Tensor>, labels: Tensor) -> Self {
-        Self {
-            teacher,
-            labels,
-            truth: None,
-            balance: None,
-            weights: None,
-            samples: None,
-            hidden: None,
-            features: None,
-            share: 1.0,
-            answers: 0,
-        }
-    }
-
-    fn classes(&self, of: Labels) -> Result<&Tensor> {
-        match of {
-            Labels::Teacher => Ok(&self.labels),
-            Labels::Truth => self.truth.as_ref().ok_or_else(|| missing("truth")),
-        }
-    }
-
-    fn balance(&self, of: Labels) -> Result<&Tensor> {
-        let balance = self.balance.as_ref().ok_or_else(|| missing("weights of classes"))?;
-        match of {
-            Labels::Teacher => Ok(&balance.teacher),
-            Labels::Truth => balance.truth.as_ref().ok_or_else(|| missing("truth")),
-        }
-    }
-
-    /// The student's features and the teacher's.
-    fn features(&self) -> Result<(&Tensor, &Tensor)> {
-        self.features.as_ref().zip(self.hidden.as_ref()).ok_or_else(|| missing("features"))
-    }
-
-    fn teacher(&self) -> Result<&Tensor> {
-        self.teacher.as_ref().ok_or_else(|| missing("teacher's outputs"))
-    }
-}
-
-/// Judges the numbers of one loss.
-#[derive(Clone, Copy)]
-pub(crate) struct Judge {
-    loss: &'static str,
-}
-
-impl Judge {
-    /// A number above 0.
-    pub(crate) fn positive(self, field: &'static str, value: f64) -> std::result::Result<(), LossError> {
-        self.within(field, value, value > 0.0, "above 0")
-    }
-
-    /// A number that is not below 0.
-    pub(crate) fn not_negative(self, field: &'static str, value: f64) -> std::result::Result<(), LossError> {
-        self.within(field, value, value >= 0.0, "0 or more")
-    }
-
-    fn within(
-        self,
-        field: &'static str,
-        value: f64,
-        fine: bool,
-        range: &'static str,
-    ) -> std::result::Result<(), LossError> {
-        if fine && value.is_finite() {
-            return Ok(());
-        }
-        Err(LossError::Range { loss: self.loss, field, value, range })
-    }
-}
-
-fn missing(what: &str) -> candle_core::Error {
-    candle_core::Error::Msg(format!("the batch holds no {what}, which the losses were checked for"))
-}
-
 impl LossConfig {
     /// The signal that it needs from the teacher.
     #[must_use]
@@ -423,31 +241,6 @@ impl LossConfig {
             Some(maps) => self.loss().evaluate(logits, &maps.through(batch)?)?,
         };
         loss * self.loss().weight()
-    }
-}
-
-/// The linear maps that one loss learns beside the student; they are thrown away with it.
-#[derive(Debug, Clone)]
-pub(crate) struct Maps {
-    features: Option<Head>,
-    hidden: Option<Head>,
-}
-
-impl Maps {
-    /// Their variables, in order.
-    pub(crate) fn vars(&self) -> impl Iterator<Item = Var> {
-        self.features.iter().chain(&self.hidden).flat_map(Head::vars)
-    }
-
-    /// A batch with its features mapped.
-    fn through(&self, batch: &Batch) -> Result<Batch> {
-        let mapped = |map: &Option<Head>, rows: &Option<Tensor>| match (map, rows) {
-            (Some(map), Some(rows)) => map.forward(rows).map(Some),
-            _ => Ok(rows.clone()),
-        };
-        let (features, hidden) =
-            (mapped(&self.features, &batch.features)?, mapped(&self.hidden, &batch.hidden)?);
-        Ok(Batch { features, hidden, ..batch.clone() })
     }
 }
 
