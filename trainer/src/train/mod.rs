@@ -9,6 +9,7 @@ mod checkpoint;
 mod config;
 mod draws;
 mod error;
+mod proxies;
 mod sampler;
 mod stage;
 mod task;
@@ -23,12 +24,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::example::argmax;
 use crate::loss::{Batch, Interpolation, Maps, cross_entropy, kd, total};
-use crate::method::{By, centred, fix_offset};
+use crate::method::{By, fix_offset};
 use crate::optimizer::Optimizer;
 use crate::student::{Built, Inputs, Mode, Student};
 use average::Average;
 use checkpoint::{About, State};
 use draws::{Draws, Mixed};
+use proxies::{Labelled, labels};
 pub(crate) use sampler::Sampler;
 pub(crate) use sampler::stream;
 use stage::Stage;
@@ -147,43 +149,6 @@ pub(crate) fn train(
         checkpoint::save(file, &run.state()?)?;
     }
     run.finish().map(|trained| Ended::Finished(Box::new(trained)))
-}
-
-/// How the pool came to be labelled.
-enum Labelled {
-    /// By proxies, in logits `[M, C]`; by nobody where there are none.
-    By(Option<Tensor>),
-    Interrupted {
-        step: usize,
-    },
-}
-
-/// The seed of a proxy: the student's for the first, and far from every other student's for the ones after it.
-fn member_seed(seed: u64, member: usize) -> u64 {
-    seed.wrapping_add((member as u64) << 40)
-}
-
-/// Trains the proxies of a task and gives the mean of what they say of its pool: logits, each row less its mean.
-fn labels(task: &Task, seed: u64, kept: Kept<'_>, control: &Control<'_>) -> Result<Labelled, TrainError> {
-    let (Some(proxy), Some(pool), Some(config)) = (&task.proxy, &task.pool, &task.method.proxy) else {
-        return Ok(Labelled::By(None));
-    };
-    let mut sum: Option<Tensor> = None;
-    for member in 0..config.members {
-        let name = kept.map(|(_, name)| format!("{name}-proxy")).unwrap_or_default();
-        let kept = kept.map(|(folder, _)| (folder, name.as_str()));
-        let trained = match train(proxy, member_seed(seed, member), kept, control)? {
-            Ended::Finished(trained) => trained,
-            Ended::Interrupted { step } => return Ok(Labelled::Interrupted { step }),
-        };
-        let said = centred(&answers(&trained.student, &pool.inputs, pool.count)?)?;
-        sum = Some(match sum {
-            Some(sum) => (sum + said)?,
-            None => said,
-        });
-    }
-    let mean = sum.map(|sum| sum / config.members as f64).transpose()?;
-    Ok(Labelled::By(mean))
 }
 
 const EMPTY: MetricRow = MetricRow {

@@ -1,6 +1,7 @@
 //! What is learnt from inputs that nobody asked about: warm-ups, a proxy teacher, and averages whose statistics they give.
 
 use super::*;
+use crate::train::proxies::member_seed;
 
 /// As `split`, with inputs of the same kind that have no answer.
 fn with_pool(split: Split, few: usize) -> Split {
