@@ -323,8 +323,13 @@ impl<'a> Selector<'a> {
         member: usize,
         control: &Control<'_>,
     ) -> Result<Option<Built>, TrainError> {
+        let begin = self.ended.get(member).filter(|_| self.acquire.warm_start).cloned();
+        if begin.is_some() {
+            // What goes on was warmed up before the first round.
+            self.method.warm_up = None;
+        }
         let mut task = Task::new(bought, &self.scorer, &self.method, &self.config)?;
-        task.begin = if self.acquire.warm_start { self.ended.get(member).cloned() } else { None };
+        task.begin = begin;
         let seed = self.acquire.seed.wrapping_add(member as u64);
         let Ended::Finished(trained) = train(&task, seed, None, control)? else { return Ok(None) };
         let ended = values(&trained.student)?;
@@ -453,6 +458,42 @@ mod tests {
         let (cold, warm) = (two_rounds(""), two_rounds("warm_start = true"));
         assert_eq!((&cold[0], &cold[0]), (&cold[1], &warm[0]), "without it each round begins anew");
         assert_ne!(warm[1], cold[1], "the second round forgot the first");
+    }
+
+    #[test]
+    fn a_proxy_that_scores_is_the_methods_and_is_warmed_up_once() {
+        let example = |at: usize, answered: bool| Example {
+            key: format!("{at} {answered}"),
+            input: Input::Vector(vec![(at as f32).sin(), (at as f32).cos()]),
+            target: answered.then(|| crate::example::Target::Logits(vec![(at as f32).sin(), 0.0])),
+            truth: None,
+            hidden: vec![],
+        };
+        let classes = vec!["a".to_owned(), "b".to_owned()];
+        let some = |answered| (0..30).map(|at| example(at, answered)).collect();
+        let bought = Split { train: some(true), pool: some(false), classes, ..Split::default() };
+        let method: MethodConfig = toml::from_str(
+            "losses = [{ kind = 'kd' }]\nproxy = { student = { kind = 'mlp', hidden = [9] }, steps = 20, warm_up = { kind = 'autoencoder', steps = 7, batch = 8 } }",
+        )
+        .unwrap();
+        let student = StudentConfig::Mlp { hidden: vec![4] };
+        for (text, expected) in
+            [("scorer = 'proxy'\nwarm_start = true", [27, 20]), ("scorer = 'proxy'", [27, 27])]
+        {
+            let acquire = config(&format!("policy = 'margin'\n{text}"));
+            let mut selector = Selector::new(&acquire, &student, &method, &TrainConfig::default());
+            let mut round = |round| {
+                let taken = std::sync::atomic::AtomicUsize::new(0);
+                let progress = |_: &crate::train::Progress| {
+                    taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                };
+                let control =
+                    Control { interrupt: std::sync::Arc::default(), progress: &progress, resume: false };
+                assert_eq!(selector.next(&bought, 5, round, &control).unwrap().unwrap().len(), 5);
+                taken.into_inner()
+            };
+            assert_eq!([round(2), round(3)], expected, "{text}");
+        }
     }
 
     #[test]
