@@ -90,7 +90,7 @@ mod tests {
 
     // sum w_y (logsumexp(s) - s_y) / sum w_y with w = [2/3, 4/3, 4/3], worked out in f64 with its differences.
     #[test]
-    fn balanced_equals_pytorch() {
+    fn balanced_is_the_definition() {
         check(
             |Fixture { s, y, .. }| super::weighted(s, y, &super::balance(y, 3).unwrap()),
             0.5700197,

@@ -11,7 +11,8 @@ use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Signal, Split, Target};
 use crate::loss::{Balance, Batch, LossConfig, LossError, Maps, TaidLoss, balance, check_losses};
 use crate::method::{
-    CHECKPOINT, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, column, extraction, progressive, warm_up,
+    CHECKPOINT, ConsistencyError, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, ProxyError, column,
+    extraction, progressive, warm_up,
 };
 use crate::student::{Built, Inputs, Mode, Student, StudentConfig};
 
@@ -268,9 +269,23 @@ pub(crate) fn fits(
     }
     if let Some(proxy) = &method.proxy {
         proxy.check(method, pool)?;
-        fits(&proxy.student, &proxy.method(method), &proxied(proxy, config), sample, pool)?;
+        let inner = fits(&proxy.student, &proxy.method(method), &proxied(proxy, config), sample, pool);
+        inner.map_err(within_the_proxy)?;
     }
     Ok(())
+}
+
+/// A refusal of what stands under `method.proxy`, which the check of a method names as if it stood under `method`.
+fn within_the_proxy(mut error: TrainError) -> TrainError {
+    let refused = match &mut error {
+        TrainError::Proxy(ProxyError::Range(refused))
+        | TrainError::Consistency(ConsistencyError::Range(refused)) => refused,
+        _ => return error,
+    };
+    if let Some(rest) = refused.key.strip_prefix("method.") {
+        refused.key = format!("method.proxy.{rest}");
+    }
+    error
 }
 
 /// What the method learns before its losses.

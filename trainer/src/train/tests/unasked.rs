@@ -203,7 +203,7 @@ fn what_cannot_be_is_refused_by_name() {
     let within = format!("{kd}\nproxy = {{ {PROXY}, proxy = {{ {PROXY}, members = 0 }} }}");
     assert_eq!(
         refused(&with_pool(split(), 40), &within),
-        "`method.proxy.members` is 0; it must be 1 or more"
+        "`method.proxy.proxy.members` is 0; it must be 1 or more"
     );
     let consistency = format!("{kd}\nconsistency = {{}}");
     assert_eq!(
