@@ -81,7 +81,7 @@ fn crd(student: &Tensor, teacher: &Tensor, temperature: f64, answers: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::tests::{Fixture, fixture, is_the_definition};
+    use crate::loss::tests::{Fixture, check, fixture, is_the_definition};
 
     /// The definition in f64, of four rows among ten answers at temperature 0.5.
     fn by_definition(student: &[Vec<f64>], teacher: &[Vec<f64>]) -> f64 {
@@ -98,6 +98,13 @@ mod tests {
             -h(i, i).ln() - (0..4).filter(|j| *j != i).map(|j| (1.0 - h(i, j)).ln()).sum::<f64>()
         };
         (0..4).map(of).sum::<f64>() / 4.0
+    }
+
+    // u = F.normalize(s, dim=1) @ F.normalize(t, dim=1).T / .5 - log(3 / 10)
+    // F.binary_cross_entropy_with_logits(u, torch.eye(4), reduction="sum") / 4
+    #[test]
+    fn equals_pytorch() {
+        check(|Fixture { s, t, .. }| crd(s, t, 0.5, 10), 4.632_691_7, 0.091_321_7, 0.083_732_4);
     }
 
     #[test]

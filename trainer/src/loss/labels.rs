@@ -88,9 +88,9 @@ mod tests {
         check(|Fixture { s, y, .. }| super::cross_entropy(s, y), 0.774_566, -0.102_550_6, 0.151_870_4);
     }
 
-    // sum w_y (logsumexp(s) - s_y) / sum w_y with w = [2/3, 4/3, 4/3], worked out in f64 with its differences.
+    // F.cross_entropy(s, y, weight=tensor([2/3, 4/3, 4/3]))
     #[test]
-    fn balanced_is_the_definition() {
+    fn balanced_equals_pytorch() {
         check(
             |Fixture { s, y, .. }| super::weighted(s, y, &super::balance(y, 3).unwrap()),
             0.5700197,

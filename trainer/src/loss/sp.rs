@@ -53,7 +53,7 @@ fn similar(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::tests::{Fixture, fixture, is_the_definition};
+    use crate::loss::tests::{Fixture, check, fixture, is_the_definition};
 
     /// The definition in f64.
     fn by_definition(student: &[Vec<f64>], teacher: &[Vec<f64>]) -> f64 {
@@ -69,6 +69,12 @@ mod tests {
         };
         let (one, two) = (scaled(student).concat(), scaled(teacher).concat());
         one.iter().zip(&two).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / one.len() as f64
+    }
+
+    // F.mse_loss(F.normalize(s @ s.T, dim=1), F.normalize(t @ t.T, dim=1))
+    #[test]
+    fn equals_pytorch() {
+        check(|Fixture { s, t, .. }| similar(s, t), 0.090_251_8, 0.019_162_5, 0.000_678_1);
     }
 
     #[test]

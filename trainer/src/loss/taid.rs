@@ -111,7 +111,7 @@ impl Interpolation {
 mod tests {
     use super::*;
     use crate::loss::kd;
-    use crate::loss::tests::{Fixture, fixture};
+    use crate::loss::tests::{Fixture, check, fixture};
 
     #[test]
     fn at_the_end_it_is_kd_and_at_nought_it_is_nothing() {
@@ -120,6 +120,12 @@ mod tests {
         let whole = kd(&s, &t, 1.0).unwrap().to_scalar::<f32>().unwrap();
         assert!((at(1.0) - whole).abs() < 1e-6 && at(0.0).abs() < 1e-6);
         assert!(at(0.3) < at(0.6) && at(0.6) < whole);
+    }
+
+    // F.kl_div(F.log_softmax(s, 1), F.softmax(.5 * s.detach() + .5 * t, 1), reduction="batchmean")
+    #[test]
+    fn equals_pytorch() {
+        check(|Fixture { s, t, .. }| interpolated(s, t, 0.5), 0.057_854_9, -0.050_831_2, 0.004_162_7);
     }
 
     // By definition: with the target held still the gradient is (softmax(z_s) - target) / n.

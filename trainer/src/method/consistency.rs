@@ -139,6 +139,7 @@ impl ConsistencyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::tests::{Fixture, check};
     use candle_core::{Device, Var};
 
     fn config(text: &str) -> ConsistencyConfig {
@@ -153,6 +154,19 @@ mod tests {
         let rows = |rows: [[f32; 2]; 2]| Tensor::new(&rows, &Device::Cpu).unwrap();
         let term = config.term(&rows([[4.0, 0.0], [0.0, 1.0]]), &rows([[0.0, 1.0], [5.0, 0.0]])).unwrap();
         assert!((term.to_scalar::<f32>().unwrap() - 0.516_589).abs() < 1e-5, "{term}");
+    }
+
+    // p, c = F.softmax(t, 1).max(1)
+    // 2 * (F.cross_entropy(s, c, reduction="none") * (p >= .9)).mean()
+    // 2 * F.mse_loss(F.softmax(s, 1), F.softmax(t, 1))
+    #[test]
+    fn both_forms_equal_pytorch() {
+        let by = |text: &str| {
+            let config = config(text);
+            move |Fixture { s, t, .. }: &Fixture| config.term(t, s)
+        };
+        check(by("weight = 2.0\nthreshold = 0.9"), 0.348_910_9, -0.205_101_2, 0.0);
+        check(by("weight = 2.0\nthreshold = 0.0\nform = 'mse'"), 0.046_135_2, -0.039_871, 0.003_010_1);
     }
 
     #[test]

@@ -157,6 +157,7 @@ pub(crate) fn nt_xent(projections: &Tensor, temperature: f64) -> Result<Tensor> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::tests::{Fixture, check};
     use candle_core::{Device, Var};
 
     // The definition in f64: the published equation (1), averaged over both views.
@@ -169,6 +170,13 @@ mod tests {
             sum.ln() - cosine(i, (i + n / 2) % n)
         };
         (0..n).map(one).sum::<f64>() / n as f64
+    }
+
+    // c = (F.normalize(s, dim=1) @ F.normalize(s, dim=1).T / .5).masked_fill(torch.eye(4).bool(), -inf)
+    // F.cross_entropy(c, tensor([2, 3, 0, 1]))
+    #[test]
+    fn nt_xent_equals_pytorch() {
+        check(|Fixture { s, .. }| nt_xent(s, 0.5), 0.367_001_3, 0.075_995_9, -0.073_917_3);
     }
 
     #[test]
