@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW, loss::cross_entropy};
-use tuition_trainer::ops::{Activation, batch_norm, convolve, max_pool, to_images, to_rows};
+use tuition_trainer::ops::{Activation, Precision, batch_norm, convolve, max_pool, to_images, to_rows};
 use tuition_trainer::{
     Augment, CnnConfig, Example, Input, MethodConfig, Split, StudentConfig, Target, TrainConfig, score_seeds,
 };
@@ -65,10 +65,10 @@ impl Network {
     fn own(&self, rows: &Tensor) -> Result<Tensor> {
         let mut hidden = to_images(rows, [1, 28, 28])?;
         for ([weight, gamma, beta], [_, _, kernel, stride]) in self.stages.iter().zip(STAGES) {
-            hidden = convolve(&hidden, weight, stride, (kernel - 1) / 2)?;
+            hidden = convolve(&hidden, weight, stride, (kernel - 1) / 2, Precision::F32)?;
             (hidden, _) = batch_norm(&hidden, gamma, beta, EPSILON, Activation::Relu)?;
         }
-        self.linear(&to_rows(&max_pool(&hidden, 2)?)?)
+        self.linear(&to_rows(&max_pool(&hidden, [2, 2])?)?)
     }
 
     fn stock(&self, rows: &Tensor) -> Result<Tensor> {

@@ -21,6 +21,7 @@ pub mod acquire;
 pub mod baseline;
 mod compare;
 pub mod ops;
+mod machine;
 mod student;
 mod augment;
 mod loss;
@@ -48,12 +49,14 @@ pub use loss::{
     LogitMseLoss, LossConfig, LossError, RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss,
     Tuples, check_losses,
 };
+pub use machine::{MachineError, Processor};
 pub use method::{
     By, CHECKPOINT, ConsistencyConfig, ConsistencyError, ConsistencyForm, CurriculumConfig, CurriculumError,
     LayerPair, Match, MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError,
     WarmUpConfig, WarmUpError, WarmUpKind,
 };
 pub use nearest::nearest;
+pub use ops::Precision;
 pub use optimizer::{Rule, Schedule};
 pub use range::OutOfRange;
 pub use report::{Report, Row, Spend};

@@ -4,11 +4,15 @@
 //! Invariants: one pass over each variable in a fixed order of operations, so that the same gradients give the same bits;
 //! `state` and `restore` are exact inverses.
 
+mod composed;
+
 use std::cell::RefCell;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
+
+use composed::Moments;
 
 /// The rule that turns gradients into steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -79,38 +83,60 @@ pub(crate) struct Slot {
     pub(crate) square: Vec<f32>,
 }
 
+/// A variable's past, where the variable lies.
+#[derive(Debug)]
+enum Past {
+    /// In the processor's memory.
+    Host(Slot),
+    /// On another device.
+    Device(Moments),
+}
+
+impl Past {
+    fn of(slot: Slot, var: &Var) -> Result<Self> {
+        if var.device().is_cpu() { Ok(Self::Host(slot)) } else { Moments::of(&slot, var).map(Self::Device) }
+    }
+}
+
 /// An optimizer over a student's variables.
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     settings: Settings,
     vars: Vec<Var>,
-    slots: Vec<Slot>,
+    pasts: Vec<Past>,
     taken: usize,
 }
 
 impl Optimizer {
     /// An optimizer that has taken no step.
-    pub(crate) fn new(settings: Settings, vars: Vec<Var>) -> Self {
+    pub(crate) fn new(settings: Settings, vars: Vec<Var>) -> Result<Self> {
         let adamw = settings.rule == Rule::Adamw;
-        let slots = vars
-            .iter()
-            .map(|var| Slot {
-                momentum: vec![0.0; var.elem_count()],
-                square: vec![0.0; if adamw { var.elem_count() } else { 0 }],
-            })
-            .collect();
-        Self { settings, vars, slots, taken: 0 }
+        let past = |var: &Var| {
+            let square = vec![0.0; if adamw { var.elem_count() } else { 0 }];
+            Past::of(Slot { momentum: vec![0.0; var.elem_count()], square }, var)
+        };
+        let pasts = vars.iter().map(past).collect::<Result<_>>()?;
+        Ok(Self { settings, vars, pasts, taken: 0 })
     }
 
-    /// The number of steps taken and what they left, in the variables' order.
-    pub(crate) fn state(&self) -> (usize, &[Slot]) {
-        (self.taken, &self.slots)
+    /// What its steps left, in the variables' order.
+    pub(crate) fn slots(&self) -> Result<Vec<Slot>> {
+        let slot = |past: &Past| match past {
+            Past::Host(slot) => Ok(slot.clone()),
+            Past::Device(moments) => moments.slot(),
+        };
+        self.pasts.iter().map(slot).collect()
     }
 
     /// Goes on from a saved state.
-    pub(crate) fn restore(&mut self, taken: usize, slots: Vec<Slot>) {
+    pub(crate) fn restore(&mut self, taken: usize, slots: Vec<Slot>) -> Result<()> {
         self.taken = taken;
-        self.slots = slots;
+        self.pasts = slots
+            .into_iter()
+            .zip(&self.vars)
+            .map(|(slot, var)| Past::of(slot, var))
+            .collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// Takes one step and returns the norm of all gradients before clipping.
@@ -131,30 +157,33 @@ impl Optimizer {
         };
         let lr = self.settings.lr_at(self.taken);
         self.taken += 1;
-        for ((var, gradient), slot) in self.vars.iter().zip(&gradients).zip(&mut self.slots) {
-            if let Some(gradient) = gradient {
-                let update = Update::new(&self.settings, lr, scale, self.taken, slot);
-                var.inplace_op2(gradient, &update)?;
+        let pace = Pace::new(&self.settings, lr, scale, self.taken);
+        for ((var, gradient), past) in self.vars.iter().zip(&gradients).zip(&mut self.pasts) {
+            let Some(gradient) = gradient else { continue };
+            match past {
+                Past::Host(slot) => {
+                    let update = Update { pace: &pace, slot: RefCell::new(slot) };
+                    var.inplace_op2(gradient, &update)?;
+                }
+                Past::Device(moments) => moments.step(var, gradient, &pace)?,
             }
         }
         Ok(norm)
     }
 }
 
-/// One variable's step, as an operator that writes in place.
-struct Update<'a> {
+/// The numbers of one step.
+struct Pace<'a> {
     settings: &'a Settings,
     lr: f32,
     scale: f32,
     /// AdamW's corrections for the first steps' bias towards zero.
     corrections: (f32, f32),
     first: bool,
-    /// The operator is called through a shared reference, once.
-    slot: RefCell<&'a mut Slot>,
 }
 
-impl<'a> Update<'a> {
-    fn new(settings: &'a Settings, lr: f64, scale: f64, taken: usize, slot: &'a mut Slot) -> Self {
+impl<'a> Pace<'a> {
+    fn new(settings: &'a Settings, lr: f64, scale: f64, taken: usize) -> Self {
         let power = i32::try_from(taken).unwrap_or(i32::MAX);
         let corrections = (1.0 - f64::from(BETA_1).powi(power), 1.0 - f64::from(BETA_2).powi(power));
         Self {
@@ -163,7 +192,6 @@ impl<'a> Update<'a> {
             scale: scale as f32,
             corrections: (corrections.0 as f32, corrections.1.sqrt() as f32),
             first: taken == 1,
-            slot: RefCell::new(slot),
         }
     }
 
@@ -191,6 +219,13 @@ impl<'a> Update<'a> {
     }
 }
 
+/// One variable's step, as an operator that writes in place.
+struct Update<'a> {
+    pace: &'a Pace<'a>,
+    /// The operator is called through a shared reference, once.
+    slot: RefCell<&'a mut Slot>,
+}
+
 impl InplaceOp2 for Update<'_> {
     fn name(&self) -> &'static str {
         "optimizer-step"
@@ -212,9 +247,9 @@ impl InplaceOp2 for Update<'_> {
         };
         let (values, gradients) = (&mut values[start..end], &gradients[first..last]);
         let mut slot = self.slot.borrow_mut();
-        match self.settings.rule {
-            Rule::Adamw => self.adamw(values, gradients, &mut slot),
-            Rule::Sgd => self.sgd(values, gradients, &mut slot),
+        match self.pace.settings.rule {
+            Rule::Adamw => self.pace.adamw(values, gradients, &mut slot),
+            Rule::Sgd => self.pace.sgd(values, gradients, &mut slot),
         }
         Ok(())
     }
@@ -240,9 +275,13 @@ mod tests {
     }
 
     /// Three steps down sum(w^4) from w = [1, -2, 0.5].
-    fn walk(settings: Settings) -> Vec<f32> {
+    fn walk(settings: Settings, composed: bool) -> Vec<f32> {
         let w = Var::new(&[1f32, -2.0, 0.5], &Device::Cpu).unwrap();
-        let mut optimizer = Optimizer::new(settings, vec![w.clone()]);
+        let mut optimizer = Optimizer::new(settings, vec![w.clone()]).unwrap();
+        if composed {
+            let slots = optimizer.slots().unwrap();
+            optimizer.pasts = vec![Past::Device(Moments::of(&slots[0], &w).unwrap())];
+        }
         for _ in 0..3 {
             let loss = w.sqr().unwrap().sqr().unwrap().sum_all().unwrap();
             optimizer.step(&loss.backward().unwrap()).unwrap();
@@ -261,8 +300,10 @@ mod tests {
             (Settings { lr: 0.01, nesterov: true, ..sgd }, [0.730_037, -0.542_059_2, 0.459_858_2]),
             (Settings { clip: Some(1.0), ..sgd }, [0.894_798_5, -1.391_100_3, 0.476_081_7]),
         ] {
-            for (found, expected) in walk(settings).into_iter().zip(expected) {
-                assert!((found - expected).abs() < 2e-6, "{settings:?}: {found} instead of {expected}");
+            for composed in [false, true] {
+                for (found, expected) in walk(settings, composed).into_iter().zip(expected) {
+                    assert!((found - expected).abs() < 2e-6, "{settings:?}: {found} instead of {expected}");
+                }
             }
         }
     }
@@ -272,12 +313,11 @@ mod tests {
         for rule in [Rule::Adamw, Rule::Sgd] {
             let gradient = |w: &Var| w.sqr().unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap();
             let w = Var::new(&[1f32, -2.0, 0.5], &Device::Cpu).unwrap();
-            let mut straight = Optimizer::new(settings(rule), vec![w.clone()]);
+            let mut straight = Optimizer::new(settings(rule), vec![w.clone()]).unwrap();
             straight.step(&gradient(&w)).unwrap();
             let copy = Var::from_tensor(&w.copy().unwrap()).unwrap();
-            let mut resumed = Optimizer::new(settings(rule), vec![copy.clone()]);
-            let (taken, slots) = straight.state();
-            resumed.restore(taken, slots.to_vec());
+            let mut resumed = Optimizer::new(settings(rule), vec![copy.clone()]).unwrap();
+            resumed.restore(1, straight.slots().unwrap()).unwrap();
             for _ in 0..2 {
                 straight.step(&gradient(&w)).unwrap();
                 resumed.step(&gradient(&copy)).unwrap();

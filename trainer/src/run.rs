@@ -151,7 +151,7 @@ fn train_seeds(
             Ended::Finished(trained) => trained,
             Ended::Interrupted { step } => return Ok(Seeds::Interrupted { seed: *seed, step }),
         };
-        scores.push(score(&trained.student.logits(&test, &task.device)?, &test));
+        scores.push(score(&trained.student.logits(&test)?, &test));
         rows.extend(trained.rows);
         first.get_or_insert(trained.student);
     }
@@ -195,7 +195,7 @@ fn manifest(config: &RunConfig, split: &Split, student: &Built) -> serde_json::V
     serde_json::json!({
         "name": config.name,
         "tuition": env!("CARGO_PKG_VERSION"),
-        "device": "cpu",
+        "device": config.train.device.name(),
         "seeds": config.train.seeds,
         "digests": { "data": data, "record": record },
         "examples": {

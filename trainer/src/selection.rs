@@ -7,7 +7,7 @@
 //! Sources: margin and entropy, Settles, Active Learning Literature Survey, 2009; committees, Seung et al., 1992, by the mean
 //! KL from the members' mean (McCallum and Nigam, 1998); k-centre, arXiv 1708.00489.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
@@ -289,15 +289,14 @@ impl<'a> Selector<'a> {
         candidates.sort_unstable();
         let asked: Vec<&Example> = candidates.iter().map(|at| &open[*at]).collect();
         let Some(students) = self.students(bought, control)? else { return Ok(None) };
-        let device = Device::Cpu;
         if acquire.policy == Policy::KCentre {
-            let features = |examples: &[&Example]| features(&students[0], examples, &device);
+            let features = |examples: &[&Example]| features(&students[0], examples);
             let covered = features(&bought.train.iter().collect::<Vec<_>>())?;
             let chosen = k_centre(&features(&asked)?, Some(&covered), count)?;
             let pick = |at: usize| Pick { index: candidates[at], score: None, chance: None };
             return Ok(Some(chosen.into_iter().map(pick).collect()));
         }
-        let logits = students.iter().map(|student| student.logits(&asked, &device));
+        let logits = students.iter().map(|student| student.logits(&asked));
         let logits = logits.collect::<candle_core::Result<Vec<_>>>()?;
         let score = |at: usize| {
             let rows: Vec<Vec<f64>> = logits.iter().map(|member| softmax(&member[at])).collect();
@@ -354,10 +353,10 @@ impl<'a> Selector<'a> {
     }
 }
 
-fn features(student: &Built, examples: &[&Example], device: &Device) -> candle_core::Result<Tensor> {
+fn features(student: &Built, examples: &[&Example]) -> candle_core::Result<Tensor> {
     let chunks = examples
         .chunks(256)
-        .map(|chunk| Ok(student.features(&student.inputs(chunk, device)?, Mode::Inference)?.detach()));
+        .map(|chunk| Ok(student.features(&student.inputs(chunk)?, Mode::Inference)?.detach()));
     Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 

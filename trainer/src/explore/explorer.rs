@@ -334,7 +334,7 @@ fn logits(student: &Built, rows: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, ExploreEr
         hidden: vec![],
     };
     let examples: Vec<Example> = rows.iter().map(example).collect();
-    Ok(student.logits(&examples.iter().collect::<Vec<_>>(), &Device::Cpu)?)
+    Ok(student.logits(&examples.iter().collect::<Vec<_>>())?)
 }
 
 /// The values of a vector; [`Explorer::new`] lets nothing else in.

@@ -103,11 +103,11 @@ mod tests {
     use crate::example::PADDING;
     use crate::export::save;
     use crate::installed::runtime;
+    use crate::machine::Machine;
     use crate::student::{
         ByteConvConfig, CnnConfig, Mode, ResnetConfig, ResnetModel, Stage, Student, StudentConfig,
         TransformerConfig,
     };
-    use candle_core::Device;
 
     fn examples(make: impl Fn(usize) -> Input) -> Vec<Example> {
         (0..9)
@@ -136,7 +136,7 @@ mod tests {
     fn check(config: &StudentConfig, examples: &[Example], seed: u64) -> Result<f32, CheckError> {
         let folder = tempfile::tempdir().unwrap();
         let input = &examples[0].input;
-        let student = config.build(input, 5, seed, &Device::Cpu).unwrap();
+        let student = config.build(input, 5, seed, &Machine::cpu()).unwrap();
         let classes: Vec<String> = (0..5).map(|class| class.to_string()).collect();
         save(folder.path(), &student, config, input, &classes, "a card").unwrap();
         check_export(&runtime(), folder.path(), &examples.iter().collect::<Vec<_>>())
@@ -185,17 +185,17 @@ mod tests {
             resnet(ResnetModel::Wrn16x2),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let student = config.build(&inputs[0].input, 5, 3, &Device::Cpu).unwrap();
+            let student = config.build(&inputs[0].input, 5, 3, &Machine::cpu()).unwrap();
             let borrowed: Vec<&Example> = inputs.iter().collect();
             // Statistics that are not the ones a student starts with.
             for _ in 0..20 {
-                let seen = student.inputs(&borrowed, &Device::Cpu).unwrap();
+                let seen = student.inputs(&borrowed).unwrap();
                 student.forward(&seen, Mode::Training).unwrap();
             }
             let classes: Vec<String> = (0..5).map(|class| class.to_string()).collect();
             save(folder.path(), &student, &config, &inputs[0].input, &classes, "a card").unwrap();
             let loaded = Model::load(folder.path()).unwrap().logits(&borrowed).unwrap();
-            assert_eq!(loaded, student.logits(&borrowed, &Device::Cpu).unwrap(), "{}", config.name());
+            assert_eq!(loaded, student.logits(&borrowed).unwrap(), "{}", config.name());
             let gap = check_export(&runtime(), folder.path(), &borrowed).unwrap();
             assert!(gap < 1e-4, "{}: {gap}", config.name());
         }
@@ -229,7 +229,7 @@ mod tests {
         let config = StudentConfig::Mlp { hidden: vec![4] };
         let classes: Vec<String> = (0..3).map(|class| class.to_string()).collect();
         let save_seed = |folder: &Path, seed| {
-            let student = config.build(&vectors[0].input, 3, seed, &Device::Cpu).unwrap();
+            let student = config.build(&vectors[0].input, 3, seed, &Machine::cpu()).unwrap();
             save(folder, &student, &config, &vectors[0].input, &classes, "a card").unwrap();
         };
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

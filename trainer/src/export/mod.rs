@@ -16,6 +16,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::example::Input;
+use crate::machine::Machine;
 use crate::method::CurriculumError;
 use crate::report::{make, pretty};
 use crate::student::{Built, Mode, Student, StudentConfig};
@@ -104,7 +105,7 @@ impl Model {
             _ => Input::Vector(vec![0.0; description.width]),
         };
         description.student.check(&input)?;
-        let student = description.student.build(&input, description.id2label.len(), 0, &Device::Cpu)?;
+        let student = description.student.build(&input, description.id2label.len(), 0, &Machine::cpu())?;
         let bytes = read("model.safetensors")?;
         let wrong = |reason: String| wrong("model.safetensors", reason);
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
@@ -135,7 +136,7 @@ impl Model {
     /// # Errors
     /// Inputs that are not of the student's kind.
     pub fn logits(&self, examples: &[&crate::example::Example]) -> Result<Vec<Vec<f32>>, TrainError> {
-        Ok(self.student.logits(examples, &Device::Cpu)?)
+        Ok(self.student.logits(examples)?)
     }
 
     /// The numbers of hidden layer `layer`, from 0 on, for each example.
@@ -150,7 +151,7 @@ impl Model {
         if layer >= self.student.depth() {
             return Err(CurriculumError::Layer { layer: layer + 1, layers: self.student.depth() }.into());
         }
-        let inputs = self.student.inputs(examples, &Device::Cpu)?;
+        let inputs = self.student.inputs(examples)?;
         Ok(self.student.hidden(&inputs, layer, Mode::Inference)?.to_vec2::<f32>()?)
     }
 }

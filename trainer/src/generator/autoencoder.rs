@@ -6,12 +6,13 @@
 //!
 //! It must not know what is done with latents. Invariant: the same inputs, settings and seed give the same bits.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::pca::latent;
 use super::{GeneratorError, LEAST_DEVIATION, TABLE, Whitening};
+use crate::machine::Machine;
 use crate::normal::normal;
 use crate::optimizer::{Optimizer, Rule, Schedule, Settings};
 use crate::student::{Linear, Parameters};
@@ -113,7 +114,7 @@ impl Autoencoder {
         let (count, columns) = rows.dims2()?;
         let mean = rows.mean(0)?;
         let spread = rows.broadcast_sub(&mean)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
-        let mut parameters = Parameters::new(seed, &Device::Cpu);
+        let mut parameters = Parameters::new(seed, &Machine::cpu());
         let latents = config.latent * if kl.is_some() { 2 } else { 1 };
         let mut autoencoder = Self {
             encoder: [
@@ -130,7 +131,7 @@ impl Autoencoder {
             whitening: None,
         };
         let vars = parameters.all().iter().map(|(_, var)| var.clone()).collect();
-        let mut optimizer = Optimizer::new(settings(config), vars);
+        let mut optimizer = Optimizer::new(settings(config), vars)?;
         let mut sampler = Sampler::new(count, stream(seed, BATCHES));
         let mut noise = stream(seed, NOISE);
         for step in 0..config.steps {

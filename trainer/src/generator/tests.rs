@@ -4,6 +4,7 @@ use super::*;
 use crate::example::Input;
 use crate::export;
 use crate::installed;
+use crate::machine::Machine;
 use crate::student::StudentConfig;
 use candle_core::Device;
 use std::path::Path;
@@ -90,7 +91,7 @@ fn a_stronger_divergence_keeps_less_of_the_input() {
 fn linear(folder: &Path, input: usize, output: usize) -> String {
     let student = StudentConfig::Mlp { hidden: vec![] };
     let sample = Input::Vector(vec![0.0; input]);
-    let built = student.build(&sample, output, 7, &Device::Cpu).unwrap();
+    let built = student.build(&sample, output, 7, &Machine::cpu()).unwrap();
     let classes: Vec<String> = (0..output).map(|class| class.to_string()).collect();
     let folder = folder.join(format!("{input}-{output}"));
     export::save(&folder, &built, &student, &sample, &classes, "a map").unwrap();

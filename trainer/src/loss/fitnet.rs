@@ -41,3 +41,26 @@ impl Loss for FitnetLoss {
         logit_mse(student, teacher)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::tests::{Fixture, check};
+    use crate::loss::{LossConfig, Maps};
+    use crate::student::Head;
+
+    // F.mse_loss(F.linear(s, tensor([[.5, -1, 0], [1, .25, 2]]), tensor([.25, -.5])), t[:, :2])
+    #[test]
+    fn equals_pytorch() {
+        let loss: LossConfig = toml::from_str("kind = 'fitnet'").unwrap();
+        let mapped = |Fixture { s, t, y, .. }: &Fixture| {
+            let weight = Tensor::new(&[[0.5f32, -1.0, 0.0], [1.0, 0.25, 2.0]], s.device())?;
+            let head = Head::of(&weight, &Tensor::new(&[0.25f32, -0.5], s.device())?)?;
+            let maps = Maps { features: Some(head), hidden: None };
+            let (features, hidden) = (Some(s.clone()), Some(t.narrow(1, 0, 2)?));
+            let batch = Batch { features, hidden, ..Batch::of(None, y.clone()) };
+            loss.evaluate(Some(&maps), s, &batch)
+        };
+        check(mapped, 13.672_363_3, 0.25, 0.230_468_8);
+    }
+}

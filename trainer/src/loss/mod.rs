@@ -21,12 +21,13 @@ mod sp;
 mod taid;
 mod top_k;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::Shape;
 use crate::example::Signal;
+use crate::machine::Machine;
 use crate::student::Head;
 
 use batch::missing;
@@ -220,11 +221,11 @@ impl LossConfig {
         &self,
         [features, hidden]: [usize; 2],
         rng: &mut ChaCha8Rng,
-        device: &Device,
+        machine: &Machine,
     ) -> Result<Maps> {
         let [features, hidden] = self.loss().maps(features, hidden);
         let mut map =
-            |widths: Option<[usize; 2]>| widths.map(|widths| Head::new(&widths, rng, device)).transpose();
+            |widths: Option<[usize; 2]>| widths.map(|widths| Head::new(&widths, rng, machine)).transpose();
         Ok(Maps { features: map(features)?, hidden: map(hidden)? })
     }
 
@@ -297,7 +298,8 @@ pub(crate) mod tests {
 
     /// The tensors behind the PyTorch numbers above each loss's test:
     /// `s = tensor([[1, -.5, .25], [0, 2, -1], [.5, .5, 3], [-1, .75, 0]], requires_grad=True)`,
-    /// `t = tensor([[3, -1, .5], [-2, 4, 0], [1, -1.5, 2.5], [.5, 1, -.25]])`, `y = tensor([0, 1, 2, 0])`; PyTorch 2.15.
+    /// `t = tensor([[3, -1, .5], [-2, 4, 0], [1, -1.5, 2.5], [.5, 1, -.25]])`, `y = tensor([0, 1, 2, 0])`; PyTorch 1.13 and
+    /// 2.15 (`F` is `torch.nn.functional`).
     pub(crate) struct Fixture {
         pub(crate) s: Tensor,
         pub(crate) t: Tensor,

@@ -19,6 +19,7 @@ pub(crate) fn fix_offset(student: &dyn Student, inputs: &Inputs, teacher: &Tenso
 mod tests {
     use super::*;
     use crate::example::{Example, Input};
+    use crate::machine::Machine;
     use crate::student::StudentConfig;
     use candle_core::Device;
 
@@ -27,7 +28,7 @@ mod tests {
         let cpu = Device::Cpu;
         let config = StudentConfig::Mlp { hidden: vec![4] };
         let vector = |at: f32| Input::Vector(vec![at, 1.0 - at]);
-        let student = config.build(&vector(0.0), 3, 0, &cpu).unwrap();
+        let student = config.build(&vector(0.0), 3, 0, &Machine::cpu()).unwrap();
         let examples: Vec<Example> = (0..5)
             .map(|at| Example {
                 key: at.to_string(),
@@ -37,7 +38,7 @@ mod tests {
                 hidden: vec![],
             })
             .collect();
-        let inputs = student.inputs(&examples.iter().collect::<Vec<_>>(), &cpu).unwrap();
+        let inputs = student.inputs(&examples.iter().collect::<Vec<_>>()).unwrap();
         let shift = Tensor::new(&[[3f32, -2.0, 0.5]], &cpu).unwrap();
         let teacher =
             student.forward(&inputs, Mode::Inference).unwrap().broadcast_add(&shift).unwrap().detach();

@@ -139,6 +139,7 @@ fn layer_loss(layer: &Tensor, head: Option<&Head>, targets: &Tensor) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Machine;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -150,7 +151,7 @@ mod tests {
         let hidden = tensor(&[[1.0, 2.0], [0.0, -1.0]]);
         let direct = layer_loss(&hidden, None, &tensor(&[[1.0, 0.0], [0.0, 0.0]])).unwrap();
         assert!((direct.to_scalar::<f32>().unwrap() - 1.25).abs() < 1e-6);
-        let head = Head::new(&[2, 1], &mut ChaCha8Rng::seed_from_u64(0), &Device::Cpu).unwrap();
+        let head = Head::new(&[2, 1], &mut ChaCha8Rng::seed_from_u64(0), &Machine::cpu()).unwrap();
         let said = head.forward(&hidden).unwrap();
         assert_eq!(layer_loss(&hidden, Some(&head), &said).unwrap().to_scalar::<f32>().unwrap(), 0.0);
     }

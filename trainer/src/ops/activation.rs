@@ -4,7 +4,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{read, values};
+use super::{Precision, composed, ours, read, values};
 
 /// What follows a normalisation in the same pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum Activation {
 /// # Errors
 /// A tensor that is not f32 on the CPU.
 pub fn relu(input: &Tensor) -> Result<Tensor> {
+    if !ours(input, Precision::F32) {
+        return composed::relu(input);
+    }
     input.contiguous()?.apply_op1(Relu)
 }
 
@@ -30,6 +33,9 @@ pub fn relu(input: &Tensor) -> Result<Tensor> {
 pub fn add_relu(one: &Tensor, two: &Tensor) -> Result<Tensor> {
     if one.dims() != two.dims() {
         candle_core::bail!("`add_relu`: shapes {:?} and {:?}", one.dims(), two.dims());
+    }
+    if !ours(one, Precision::F32) {
+        return composed::add_relu(one, two);
     }
     one.contiguous()?.apply_op2(&two.contiguous()?, AddRelu)
 }

@@ -7,15 +7,24 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::product::{Sizes, Tap, accumulate, gather, padded};
-use super::{each_chunk, read, values};
+use super::{Precision, composed, each_chunk, ours, read, values};
 
 /// Convolves images `[H, W, N, C]` with weights `[filters, C, KH, KW]` (PyTorch's order) to `[H', W', N, filters]`,
 /// H' = (H + 2 padding - KH) / stride + 1. Beyond the edges are zeros; there is no bias.
 ///
 /// # Errors
 /// Shapes that do not fit each other.
-pub fn convolve(images: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+pub fn convolve(
+    images: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+    precision: Precision,
+) -> Result<Tensor> {
     let geometry = Geometry::new(images, weight, stride, padding)?;
+    if !ours(images, precision) {
+        return composed::convolve(images, weight, stride, padding, precision);
+    }
     images.contiguous()?.apply_op2(&weight.contiguous()?, Convolution { geometry })
 }
 
@@ -134,16 +143,18 @@ impl Geometry {
             accumulate(sizes, &pairs[tap], images, gradient, out);
         });
         let mut weight = vec![0.0; self.filters * self.channels * self.taps()];
-        for (at, value) in weight.iter_mut().enumerate() {
-            let (filter, channel, tap) = self.place(at);
-            *value = packed[(tap * self.channels + channel) * columns + filter];
+        for (kernel, (filter, channel)) in weight.chunks_exact_mut(self.taps()).zip(self.kernels()) {
+            for (tap, value) in kernel.iter_mut().enumerate() {
+                *value = packed[(tap * self.channels + channel) * columns + filter];
+            }
         }
         weight
     }
 
-    /// Filter, channel and tap of a weight.
-    fn place(&self, at: usize) -> (usize, usize, usize) {
-        (at / (self.channels * self.taps()), at / self.taps() % self.channels, at % self.taps())
+    /// Filter and channel of each kernel, in the order of the weights.
+    fn kernels(&self) -> impl Iterator<Item = (usize, usize)> {
+        let channels = self.channels;
+        (0..self.filters).flat_map(move |filter| (0..channels).map(move |channel| (filter, channel)))
     }
 
     /// The weights as `[taps, channels, filters]`, or transposed as `[taps, filters, channels]`, the last padded.
@@ -152,10 +163,11 @@ impl Geometry {
             if transposed { (self.filters, self.channels) } else { (self.channels, self.filters) };
         let columns = padded(columns);
         let mut packed = vec![0.0; self.taps() * rows * columns];
-        for (at, value) in weight.iter().enumerate() {
-            let (filter, channel, tap) = self.place(at);
+        for (kernel, (filter, channel)) in weight.chunks_exact(self.taps()).zip(self.kernels()) {
             let (row, column) = if transposed { (filter, channel) } else { (channel, filter) };
-            packed[(tap * rows + row) * columns + column] = *value;
+            for (tap, value) in kernel.iter().enumerate() {
+                packed[(tap * rows + row) * columns + column] = *value;
+            }
         }
         packed
     }

@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
-use super::values;
+use super::{Precision, composed, ours, values};
 
 /// Rows `[N, C*H*W]`, channel after channel and line after line, to images `[H, W, N, C]`; `image` is `[C, H, W]`.
 ///
@@ -15,6 +15,9 @@ pub fn to_images(rows: &Tensor, image: [usize; 3]) -> Result<Tensor> {
     let (n, width) = rows.dims2()?;
     if width != image.iter().product::<usize>() {
         candle_core::bail!("`to_images`: rows of {width} values are no images of {image:?}");
+    }
+    if !ours(rows, Precision::F32) {
+        return composed::to_images(rows, image);
     }
     rows.contiguous()?.apply_op1(Transposed { n, image, back: false })
 }
@@ -26,6 +29,9 @@ pub fn to_images(rows: &Tensor, image: [usize; 3]) -> Result<Tensor> {
 pub fn to_rows(images: &Tensor) -> Result<Tensor> {
     let (height, width, n, channels) = images.dims4()?;
     let image = [channels, height, width];
+    if !ours(images, Precision::F32) {
+        return composed::to_rows(images);
+    }
     images.contiguous()?.apply_op1(Transposed { n, image, back: true })
 }
 

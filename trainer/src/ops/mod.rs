@@ -1,13 +1,16 @@
-//! Operators behind candle's tensors that are fast on a processor, forward and backward: what image students are made of.
+//! Operators behind candle's tensors that are fast on a processor, forward and backward: what students are made of.
 //!
 //! Images are `[H, W, N, C]`, so that the channels of one pixel of all images lie next to each other; `to_images` makes
 //! them from rows once, at a student's input, and `to_rows` ends them. The room must not know students or losses.
-//! Invariants: every operator has a gradient or refuses aloud (candle drops some silently); tensors are f32 on the CPU,
-//! and anything else is an error by the operator's name; the number of threads changes no bit of a result.
+//! Invariants: every operator has a gradient or refuses aloud (candle drops some silently); on the CPU tensors are f32,
+//! and anything else is an error by the operator's name; the number of threads changes no bit of a result. On another device
+//! the same operators are composed of candle's own.
 
 mod activation;
+mod composed;
 mod convolution;
 mod layout;
+mod linear;
 mod normalization;
 mod pooling;
 mod product;
@@ -15,13 +18,40 @@ mod rows;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 pub use activation::{Activation, add_relu, relu};
 pub use convolution::convolve;
 pub use layout::{to_images, to_rows};
+pub use linear::linear;
 pub use normalization::{Statistics, batch_norm, normalize};
 pub use pooling::{max_pool, mean_pool};
 pub use rows::{layer_norm, log_softmax, softmax};
+
+/// `train.precision`: what the factors of convolutions, linear layers and attention are rounded to before they are multiplied.
+/// Variables, sums, normalisations, losses and the optimizer stay in f32 (mixed precision, arXiv 1710.03740).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision: nothing is rounded.
+    #[default]
+    F32,
+    /// bfloat16, whose range is that of f32, so that no loss has to be scaled. On CUDA alone.
+    Bf16,
+}
+
+/// Whether the operators of this room compute it; anything else is composed of candle's own.
+fn ours(tensor: &Tensor, precision: Precision) -> bool {
+    tensor.device().is_cpu() && precision == Precision::F32
+}
+
+/// The product of two matrices, or of two stacks of them of one size: `[.., m, k]` and `[.., k, n]` to `[.., m, n]`, in f32.
+///
+/// # Errors
+/// Shapes that do not fit each other.
+pub fn product(one: &Tensor, two: &Tensor, precision: Precision) -> Result<Tensor> {
+    composed::product(one, two, precision)
+}
 
 /// The values of an operator's argument in the order of its shape.
 fn values<'a>(operator: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

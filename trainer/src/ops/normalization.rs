@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Activation, SERIAL, each_chunk, read, values};
+use super::{Activation, Precision, SERIAL, composed, each_chunk, ours, read, values};
 
 /// Mean and variance of each channel, and how many values they were taken over.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +37,9 @@ pub fn batch_norm(
     activation: Activation,
 ) -> Result<(Tensor, Statistics)> {
     let channels = gamma.dims1()?;
+    if !ours(images, Precision::F32) {
+        return composed::batch_norm(images, gamma, beta, epsilon, activation);
+    }
     let statistics = read("batch_norm", [images], |[values]| Statistics::of(values, channels))?;
     Ok((apply(images, gamma, beta, &statistics, epsilon, activation, true)?, statistics))
 }
@@ -53,6 +56,9 @@ pub fn normalize(
     epsilon: f64,
     activation: Activation,
 ) -> Result<Tensor> {
+    if !ours(images, Precision::F32) {
+        return composed::normalize(images, gamma, beta, statistics, epsilon, activation);
+    }
     apply(images, gamma, beta, statistics, epsilon, activation, false)
 }
 

@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
 
-use super::{read, values};
+use super::{Precision, composed, ours, read, values};
 
 /// exp(x) / sum(exp(x)) over the last dimension.
 ///
@@ -13,6 +13,9 @@ use super::{read, values};
 /// A tensor without dimensions.
 pub fn softmax(input: &Tensor) -> Result<Tensor> {
     width(input)?;
+    if !ours(input, Precision::F32) {
+        return composed::softmax(input);
+    }
     input.contiguous()?.apply_op1(Softmax { logarithm: false })
 }
 
@@ -22,6 +25,9 @@ pub fn softmax(input: &Tensor) -> Result<Tensor> {
 /// A tensor without dimensions.
 pub fn log_softmax(input: &Tensor) -> Result<Tensor> {
     width(input)?;
+    if !ours(input, Precision::F32) {
+        return composed::log_softmax(input);
+    }
     input.contiguous()?.apply_op1(Softmax { logarithm: true })
 }
 
@@ -38,6 +44,9 @@ pub fn layer_norm(input: &Tensor, gamma: &Tensor, beta: &Tensor, epsilon: f64) -
             gamma.dims(),
             beta.dims()
         );
+    }
+    if !ours(input, Precision::F32) {
+        return composed::layer_norm(input, gamma, beta, epsilon);
     }
     input.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, LayerNorm { epsilon })
 }

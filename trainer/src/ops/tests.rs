@@ -111,7 +111,7 @@ fn convolutions_of_odd_sizes_and_their_gradients() {
         check(
             &format!("convolve {sizes:?}"),
             &[&[height, width, n, channels], &[filters, channels, rows, columns]],
-            |tensors| convolve(&tensors[0], &tensors[1], stride, padding),
+            |tensors| convolve(&tensors[0], &tensors[1], stride, padding, Precision::F32),
             |inputs| convolution(sizes, &inputs[0], &inputs[1]),
         );
     }
@@ -127,7 +127,7 @@ fn convolutions_equal_candles_own() {
         let weight =
             var(&noise(filters * channels * kernel * kernel, 2), &[filters, channels, kernel, kernel]);
         let ours = to_images(&images, [channels, height, width]).unwrap();
-        let ours = to_rows(&convolve(&ours, &weight, stride, padding).unwrap()).unwrap();
+        let ours = to_rows(&convolve(&ours, &weight, stride, padding, Precision::F32).unwrap()).unwrap();
         let theirs = images.reshape((n, channels, height, width)).unwrap();
         let theirs = theirs.conv2d(&weight, padding, stride, 1, 1).unwrap().flatten_from(1).unwrap();
         near(&flat(&ours), &flat(&theirs), 2e-5, "values");
@@ -234,7 +234,7 @@ fn activations_and_pools_and_their_gradients() {
         check(
             "max_pool",
             &[&shape],
-            |tensors| max_pool(&tensors[0], size),
+            |tensors| max_pool(&tensors[0], [size; 2]),
             |inputs| {
                 let (height, width) = (5 / size, 7 / size);
                 let value = |at: usize| {
@@ -257,7 +257,7 @@ fn of_equal_maxima_the_first_gets_the_gradient() {
     let images =
         Var::from_tensor(&Tensor::ones((2, 2, 1, 1), candle_core::DType::F32, &Device::Cpu).unwrap())
             .unwrap();
-    let gradients = max_pool(&images, 2).unwrap().sum_all().unwrap().backward().unwrap();
+    let gradients = max_pool(&images, [2, 2]).unwrap().sum_all().unwrap().backward().unwrap();
     assert_eq!(flat(gradients.get(&images).unwrap()), [1.0, 0.0, 0.0, 0.0]);
 }
 
@@ -315,6 +315,123 @@ fn rows_and_their_gradients_equal_their_forms_and_candles() {
 }
 
 #[test]
+fn a_linear_layer_and_its_gradients() {
+    check(
+        "linear",
+        &[&[5, 3], &[4, 3], &[4]],
+        |tensors| linear(&tensors[0], &tensors[1], &tensors[2], Precision::F32),
+        |inputs| {
+            let [rows, weight, bias] = inputs else { unreachable!() };
+            let product =
+                |row: &[f64], weight: &[f64]| row.iter().zip(weight).map(|(a, b)| a * b).sum::<f64>();
+            let of = |row: &[f64]| -> Vec<f64> {
+                weight.chunks(3).zip(bias).map(|(weight, bias)| product(row, weight) + bias).collect()
+            };
+            rows.chunks(3).flat_map(of).collect()
+        },
+    );
+}
+
+#[test]
+fn inputs_that_nobody_learns_get_no_gradient() {
+    let (weight, bias) = (var(&noise(6, 1), &[2, 3]), var(&noise(2, 2), &[2]));
+    let input = Tensor::ones((4, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let out = linear(&input, &weight, &bias, Precision::F32).unwrap();
+    let gradients = out.sum_all().unwrap().backward().unwrap();
+    assert!(gradients.get(&input).is_none());
+    assert_eq!(flat(gradients.get(&weight).unwrap()), [4.0; 6]);
+}
+
+/// An operator and its composed form: what each makes of the same tensors.
+type Pair = (&'static str, Vec<Vec<usize>>, fn(&[Tensor], bool) -> Result<Tensor>);
+
+// What other devices compute is held to what the processor computes, values and gradients.
+#[test]
+fn composed_of_candles_own_each_operator_is_the_same() {
+    const F32: Precision = Precision::F32;
+    let pairs: [Pair; 11] = [
+        ("convolve", vec![vec![5, 6, 3, 4], vec![7, 4, 3, 3]], |t, composed| match composed {
+            true => composed::convolve(&t[0], &t[1], 2, 1, F32),
+            false => convolve(&t[0], &t[1], 2, 1, F32),
+        }),
+        ("linear", vec![vec![5, 3], vec![4, 3], vec![4]], |t, composed| match composed {
+            true => composed::linear(&t[0], &t[1], &t[2], F32),
+            false => linear(&t[0], &t[1], &t[2], F32),
+        }),
+        ("relu", vec![vec![5, 3]], |t, composed| match composed {
+            true => composed::relu(&t[0]),
+            false => relu(&t[0]),
+        }),
+        ("add_relu", vec![vec![5, 3], vec![5, 3]], |t, composed| match composed {
+            true => composed::add_relu(&t[0], &t[1]),
+            false => add_relu(&t[0], &t[1]),
+        }),
+        ("batch_norm", vec![vec![4, 3, 2, 5], vec![5], vec![5]], |t, composed| match composed {
+            true => composed::batch_norm(&t[0], &t[1], &t[2], 1e-5, Activation::Relu).map(|(out, _)| out),
+            false => batch_norm(&t[0], &t[1], &t[2], 1e-5, Activation::Relu).map(|(out, _)| out),
+        }),
+        ("max_pool", vec![vec![5, 7, 3, 2]], |t, composed| match composed {
+            true => composed::max_pool(&t[0], [2, 3]),
+            false => max_pool(&t[0], [2, 3]),
+        }),
+        ("mean_pool", vec![vec![5, 7, 3, 2]], |t, composed| match composed {
+            true => composed::mean_pool(&t[0]),
+            false => mean_pool(&t[0]),
+        }),
+        ("to_rows", vec![vec![2, 3, 4, 5]], |t, composed| match composed {
+            true => composed::to_rows(&composed::to_images(&composed::to_rows(&t[0])?, [5, 2, 3])?),
+            false => to_rows(&to_images(&to_rows(&t[0])?, [5, 2, 3])?),
+        }),
+        ("softmax", vec![vec![5, 3]], |t, composed| match composed {
+            true => composed::softmax(&t[0]),
+            false => softmax(&t[0]),
+        }),
+        ("log_softmax", vec![vec![5, 3]], |t, composed| match composed {
+            true => composed::log_softmax(&t[0]),
+            false => log_softmax(&t[0]),
+        }),
+        ("layer_norm", vec![vec![5, 6], vec![6], vec![6]], |t, composed| match composed {
+            true => composed::layer_norm(&t[0], &t[1], &t[2], 1e-5),
+            false => layer_norm(&t[0], &t[1], &t[2], 1e-5),
+        }),
+    ];
+    for (what, shapes, operator) in pairs {
+        let made = |composed: bool| {
+            let vars: Vec<Var> = shapes
+                .iter()
+                .enumerate()
+                .map(|(salt, dims)| var(&noise(dims.iter().product(), salt), dims))
+                .collect();
+            let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+            let out = operator(&tensors, composed).unwrap();
+            let weights = var(&noise(out.elem_count(), 9), out.dims());
+            let loss = (&out * weights.as_tensor().detach()).unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            let of = |var: &Var| flat(gradients.get(var).unwrap_or_else(|| panic!("{what}: no gradient")));
+            let all: Vec<f64> = flat(&out).into_iter().chain(vars.iter().flat_map(of)).collect();
+            (out.dims().to_vec(), all)
+        };
+        let ((ours, expected), (theirs, found)) = (made(false), made(true));
+        assert_eq!(ours, theirs, "{what}");
+        near(&found, &expected, 1e-5, what);
+    }
+}
+
+#[test]
+fn composed_statistics_are_the_same_and_so_is_what_they_normalise() {
+    let (images, row) = (var(&noise(120, 1), &[4, 3, 2, 5]), var(&noise(5, 2), &[5]));
+    let (_, ours) = batch_norm(&images, &row, &row, 1e-5, Activation::None).unwrap();
+    let (_, theirs) = composed::batch_norm(&images, &row, &row, 1e-5, Activation::None).unwrap();
+    assert_eq!(ours.count, theirs.count);
+    let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+    near(&wide(&theirs.mean), &wide(&ours.mean), 1e-6, "means");
+    near(&wide(&theirs.variance), &wide(&ours.variance), 1e-6, "variances");
+    let expected = normalize(&images, &row, &row, &ours, 1e-5, Activation::Relu).unwrap();
+    let found = composed::normalize(&images, &row, &row, &ours, 1e-5, Activation::Relu).unwrap();
+    near(&flat(&found), &flat(&expected), 1e-5, "normalize");
+}
+
+#[test]
 fn rows_become_images_and_images_rows() {
     let rows = noise(24, 5);
     check(
@@ -336,7 +453,7 @@ fn bits() -> Vec<u32> {
     let images = var(&noise(12 * 12 * 20 * 24, 1), &[12, 12, 20, 24]);
     let weight = var(&noise(40 * 24 * 9, 2), &[40, 24, 3, 3]);
     let (gamma, beta) = (var(&noise(40, 3), &[40]), var(&noise(40, 4), &[40]));
-    let hidden = convolve(&images, &weight, 1, 1).unwrap();
+    let hidden = convolve(&images, &weight, 1, 1, Precision::F32).unwrap();
     let (out, statistics) = batch_norm(&hidden, &gamma, &beta, 1e-5, Activation::Relu).unwrap();
     let gradients = out.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let tensors = [&images, &weight, &gamma, &beta].map(|var| gradients.get(var).unwrap().clone());
@@ -367,12 +484,20 @@ fn what_does_not_fit_is_refused_by_the_operators_name() {
         let error = result.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     };
-    refused(convolve(&images, &of(&[2, 4, 3, 3]), 1, 0), "images of 3 channels, but weights for 4");
-    refused(convolve(&images, &of(&[2, 3, 5, 5]), 1, 0), "a kernel of 5x5 with stride 1 does not fit");
-    refused(convolve(&images, &of(&[2, 3, 3, 3]), 0, 0), "stride 0");
-    refused(max_pool(&images, 5), "squares of 5 do not fit into images of 4x4");
+    refused(
+        convolve(&images, &of(&[2, 4, 3, 3]), 1, 0, Precision::F32),
+        "images of 3 channels, but weights for 4",
+    );
+    refused(
+        convolve(&images, &of(&[2, 3, 5, 5]), 1, 0, Precision::F32),
+        "a kernel of 5x5 with stride 1 does not fit",
+    );
+    refused(convolve(&images, &of(&[2, 3, 3, 3]), 0, 0, Precision::F32), "stride 0");
+    refused(max_pool(&images, [1, 5]), "windows of 1x5 do not fit into images of 4x4");
     refused(to_images(&of(&[2, 5]), [1, 2, 2]), "rows of 5 values are no images of [1, 2, 2]");
     refused(add_relu(&images, &of(&[4])), "`add_relu`: shapes");
+    refused(linear(&of(&[2, 3]), &of(&[5, 4]), &of(&[5]), Precision::F32), "`linear`: rows of 3");
+    refused(linear(&of(&[2, 4]), &of(&[5, 4]), &of(&[4]), Precision::F32), "`linear`: rows of 4");
     refused(layer_norm(&images, &of(&[4]), &of(&[3]), 1e-5), "`layer_norm`: rows of 3");
     refused(relu(&images.to_dtype(candle_core::DType::F64).unwrap()), "`relu` takes f32 tensors");
     let none = batch_norm(&images, &of(&[4]), &of(&[4]), 1e-5, Activation::None).map(|(out, _)| out);

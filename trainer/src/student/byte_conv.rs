@@ -13,12 +13,14 @@
 
 use std::ops::RangeInclusive;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::parameters::{Linear, Parameters};
 use super::{Inputs, Mode, Student};
 use crate::example::{Example, Input, PADDING};
+use crate::machine::Machine;
+use crate::ops;
 
 /// The hash of a window starts at its length and goes h <- (h * FACTOR + symbol + 1) mod MODULUS.
 pub(crate) const FACTOR: i64 = 92_821;
@@ -98,8 +100,8 @@ pub(crate) struct ByteConv {
 
 impl ByteConv {
     /// Makes the student for `classes` from a seed.
-    pub(crate) fn new(config: &ByteConvConfig, classes: usize, seed: u64, device: &Device) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device);
+    pub(crate) fn new(config: &ByteConvConfig, classes: usize, seed: u64, machine: &Machine) -> Result<Self> {
+        let mut parameters = Parameters::new(seed, machine);
         let ByteConvConfig { embedding: width, channels, kernel, buckets, shapes, hidden, ends, .. } =
             *config;
         let (mut joined, mut short, mut embedding) = (0, Vec::new(), None);
@@ -160,32 +162,25 @@ impl ByteConv {
         self.ends.as_ref()
     }
 
-    /// A convolution as one matrix product: `[n, l, c]` to `[n, l', filters]`, l' = (l - kernel) / stride + 1.
+    /// A convolution over positions without its bias: `[1, l, n, c]` to `[1, l', n, filters]`, l' = (l - kernel) / stride + 1.
     fn convolve(&self, input: &Tensor, layer: &Linear) -> Result<Tensor> {
-        let (n, length, _) = input.dims3()?;
         let ByteConvConfig { kernel, stride, .. } = self.config;
-        let windows = (length - kernel) / stride + 1;
-        let starts =
-            |offset: usize| -> Vec<u32> { (0..windows).map(|at| (at * stride + offset) as u32).collect() };
-        let taps = (0..kernel)
-            .map(|offset| input.index_select(&Tensor::new(starts(offset), input.device())?, 1))
-            .collect::<Result<Vec<_>>>()?;
-        let unfolded = Tensor::cat(&taps, 2)?;
-        let width = unfolded.dim(2)?;
-        layer.forward(&unfolded.reshape((n * windows, width))?)?.reshape((n, windows, ()))
+        let taps = layer.weight.reshape(((), kernel, input.dim(3)?))?;
+        let taps = taps.transpose(1, 2)?.unsqueeze(2)?;
+        ops::convolve(input, &taps, stride, 0, layer.precision)
     }
 
-    fn embed(&self, table: &Var, symbols: &Tensor) -> Result<Tensor> {
+    /// The short kernels' view of symbols `[n, l]`, `[n, channels]`.
+    fn short_view(&self, table: &Var, [first, second]: [&Linear; 2], symbols: &Tensor) -> Result<Tensor> {
         let (n, length) = symbols.dims2()?;
-        table.index_select(&symbols.flatten_all()?, 0)?.reshape((n, length, self.config.embedding))
+        let embedded = table.index_select(&symbols.t()?.flatten_all()?, 0)?;
+        let embedded = embedded.reshape((1, length, n, self.config.embedding))?;
+        let hidden = ops::relu(&self.convolve(&embedded, first)?.broadcast_add(&first.bias)?)?;
+        // The maximum over positions, then bias and ReLU: neither changes which position it is.
+        let seen = self.convolve(&hidden, second)?;
+        let highest = ops::max_pool(&seen, [1, seen.dim(1)?])?.reshape((n, ()))?;
+        ops::relu(&highest.broadcast_add(&second.bias)?)
     }
-}
-
-/// The maximum over positions, `[n, l, c]` to `[n, c]`. Taken by its index: candle's own maximum hands the gradient to
-/// every position that ties, and padding makes many of them.
-fn maximum(hidden: &Tensor) -> Result<Tensor> {
-    let places = hidden.detach().argmax_keepdim(1)?.contiguous()?;
-    hidden.contiguous()?.gather(&places, 1)?.squeeze(1)
 }
 
 /// log(1 + count) of the hashed windows of `orders` symbols, at length SCALE; windows with padding do not count.
@@ -203,7 +198,8 @@ pub(crate) fn count_windows(symbols: &[u16], orders: RangeInclusive<usize>, buck
             counts[hash as usize % buckets] += 1.0;
         }
     }
-    counts.iter_mut().for_each(|count| *count = count.ln_1p());
+    // Most buckets are empty, and log(1) is 0.
+    counts.iter_mut().filter(|count| **count > 0.0).for_each(|count| *count = count.ln_1p());
     let length = counts.iter().map(|count| f64::from(*count).powi(2)).sum::<f64>().sqrt() + FLOOR;
     counts.iter_mut().for_each(|count| *count = (f64::from(*count) * SCALE / length) as f32);
     counts
@@ -212,7 +208,7 @@ pub(crate) fn count_windows(symbols: &[u16], orders: RangeInclusive<usize>, buck
 impl Student for ByteConv {
     /// Symbols `[n, l]` (u32), the counts `[n, buckets]` and the shapes' counts `[n, shapes]` where
     /// those views are on: they have no parameters, so they are made once.
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs> {
         let mut symbols: Vec<u32> = Vec::new();
         let (mut counts, mut shapes): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
         for example in examples {
@@ -228,7 +224,7 @@ impl Student for ByteConv {
                 shapes.extend(count_windows(&bytes, SHAPE_ORDERS, self.config.shapes));
             }
         }
-        let n = examples.len();
+        let (n, device) = (examples.len(), self.parameters.device());
         let mut views = vec![Tensor::from_vec(symbols, (n, ()), device)?];
         if self.long.is_some() {
             views.push(Tensor::from_vec(counts, (n, self.config.buckets), device)?);
@@ -253,18 +249,17 @@ impl Student for ByteConv {
         let (n, length) = symbols.dims2()?;
         let mut views = Vec::new();
         if let (Some(table), [first, second]) = (&self.embedding, &self.short[..]) {
-            let hidden = self.convolve(&self.embed(table, symbols)?, first)?.relu()?;
-            views.push(maximum(&self.convolve(&hidden, second)?.relu()?)?);
+            views.push(self.short_view(table, [first, second], symbols)?);
         }
         // In the order in which `inputs` made them.
         for (layer, counts) in [&self.long, &self.shapes].into_iter().flatten().zip(&inputs.0[1..]) {
-            views.push(layer.forward(counts)?.relu()?);
+            views.push(ops::relu(&layer.forward(counts)?)?);
         }
         if let (Some(table), Some(ends)) = (&self.embedding, &self.ends) {
             let width = self.config.ends;
             let both = [symbols.narrow(1, 0, width)?, symbols.narrow(1, length - width, width)?];
-            let embedded = self.embed(table, &Tensor::cat(&both, 1)?.contiguous()?)?;
-            views.push(ends.forward(&embedded.reshape((n, ()))?)?.relu()?);
+            let embedded = table.index_select(&Tensor::cat(&both, 1)?.flatten_all()?, 0)?;
+            views.push(ops::relu(&ends.forward(&embedded.reshape((n, ()))?)?)?);
         }
         Tensor::cat(&views, 1)
     }

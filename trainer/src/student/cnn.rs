@@ -2,13 +2,14 @@
 //!
 //! It must not know how it is trained. Invariant: the walk is the network, for training, inference and export alike.
 
-use candle_core::{Device, Result};
+use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
 use super::image::Network;
 use super::layers::{BatchNorm, Convolution, Layers};
 use super::parameters::{Linear, Parameters};
 use super::{StudentError, size};
+use crate::machine::Machine;
 use crate::ops::Activation;
 
 /// The most stages.
@@ -119,8 +120,8 @@ pub(crate) struct Cnn {
 
 impl Cnn {
     /// Makes the student for `classes` from a seed, its weights uniform in 1/sqrt(inputs) as PyTorch does it.
-    pub(crate) fn new(config: &CnnConfig, classes: usize, seed: u64, device: &Device) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device);
+    pub(crate) fn new(config: &CnnConfig, classes: usize, seed: u64, machine: &Machine) -> Result<Self> {
+        let mut parameters = Parameters::new(seed, machine);
         let mut channels = config.image[0];
         let mut stages = Vec::new();
         for (at, stage) in config.stages.iter().enumerate() {

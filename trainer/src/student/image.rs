@@ -3,7 +3,7 @@
 //! It must not know which network it is. Invariant: images are converted once a pass, and the rows that come in are
 //! never written to.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::layers::{Forward, Layers};
 use super::parameters::{Linear, Parameters};
@@ -55,8 +55,8 @@ impl<N: Network> ImageStudent<N> {
 }
 
 impl<N: Network> Student for ImageStudent<N> {
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
-        vectors(examples, self.image.iter().product(), device)
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs> {
+        vectors(examples, self.image.iter().product(), self.parameters().device())
     }
 
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, Var};
 
 use super::Mode;
 use super::parameters::{Linear, Parameters};
-use crate::ops::{self, Activation, Statistics};
+use crate::ops::{self, Activation, Precision, Statistics};
 
 /// Keeps the division of a normalisation from zero, as in PyTorch.
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -22,6 +22,7 @@ pub(crate) struct Convolution {
     pub(crate) weight: Var,
     pub(crate) stride: usize,
     pub(crate) padding: usize,
+    pub(crate) precision: Precision,
 }
 
 impl Convolution {
@@ -37,7 +38,7 @@ impl Convolution {
     ) -> Result<Self> {
         let weight =
             parameters.uniform(&format!("{name}.weight"), &[filters, channels, kernel, kernel], bound)?;
-        Ok(Self { weight, stride, padding: (kernel - 1) / 2 })
+        Ok(Self { weight, stride, padding: (kernel - 1) / 2, precision: parameters.precision() })
     }
 
     /// The extent of its output for an extent of its input.
@@ -126,7 +127,7 @@ impl Layers for Forward {
     type Value = Tensor;
 
     fn convolve(&mut self, input: &Tensor, layer: &Convolution) -> Result<Tensor> {
-        ops::convolve(input, &layer.weight, layer.stride, layer.padding)
+        ops::convolve(input, &layer.weight, layer.stride, layer.padding, layer.precision)
     }
 
     fn normalize(&mut self, input: &Tensor, layer: &BatchNorm, activation: Activation) -> Result<Tensor> {
@@ -142,7 +143,7 @@ impl Layers for Forward {
     }
 
     fn max_pool(&mut self, input: &Tensor, size: usize) -> Result<Tensor> {
-        ops::max_pool(input, size)
+        ops::max_pool(input, [size; 2])
     }
 
     fn mean_pool(&mut self, input: &Tensor) -> Result<Tensor> {

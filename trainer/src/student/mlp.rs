@@ -2,11 +2,12 @@
 //!
 //! It must not know how it is trained. Invariant: plain candle operators only, whose gradients are right.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::parameters::{Linear, Parameters};
 use super::{Inputs, Mode, Student, vectors};
 use crate::example::Example;
+use crate::machine::Machine;
 
 /// Linear layers with ReLU between them.
 #[derive(Debug)]
@@ -22,9 +23,9 @@ impl Mlp {
         hidden: &[usize],
         classes: usize,
         seed: u64,
-        device: &Device,
+        machine: &Machine,
     ) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device);
+        let mut parameters = Parameters::new(seed, machine);
         let widths: Vec<usize> = [&[input], hidden, &[classes]].concat();
         let layers = widths
             .windows(2)
@@ -41,8 +42,8 @@ impl Mlp {
 }
 
 impl Student for Mlp {
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
-        vectors(examples, self.layers[0].weight.dim(1)?, device)
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs> {
+        vectors(examples, self.layers[0].weight.dim(1)?, self.parameters.device())
     }
 
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {

@@ -18,6 +18,7 @@ use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::example::{Example, Input};
+use crate::machine::Machine;
 
 pub use byte_conv::ByteConvConfig;
 pub(crate) use byte_conv::{ByteConv, FACTOR, FLOOR, MODULUS, SCALE, SHAPE_ORDERS, folded};
@@ -195,18 +196,18 @@ impl StudentConfig {
     ///
     /// # Errors
     /// When the device has no room for it.
-    pub(crate) fn build(&self, input: &Input, classes: usize, seed: u64, device: &Device) -> Result<Built> {
+    pub(crate) fn build(&self, input: &Input, classes: usize, seed: u64, machine: &Machine) -> Result<Built> {
         Ok(match self {
-            Self::Mlp { hidden } => Built::Mlp(Mlp::new(input.width(), hidden, classes, seed, device)?),
-            Self::ByteConv { sizes } => Built::ByteConv(ByteConv::new(sizes, classes, seed, device)?),
+            Self::Mlp { hidden } => Built::Mlp(Mlp::new(input.width(), hidden, classes, seed, machine)?),
+            Self::ByteConv { sizes } => Built::ByteConv(ByteConv::new(sizes, classes, seed, machine)?),
             Self::Cnn(config) => {
-                Built::Cnn(ImageStudent::new(Cnn::new(config, classes, seed, device)?, config.image))
+                Built::Cnn(ImageStudent::new(Cnn::new(config, classes, seed, machine)?, config.image))
             }
             Self::Resnet(config) => {
-                Built::Resnet(ImageStudent::new(Resnet::new(config, classes, seed, device)?, config.image))
+                Built::Resnet(ImageStudent::new(Resnet::new(config, classes, seed, machine)?, config.image))
             }
             Self::Transformer(config) => {
-                Built::Transformer(Transformer::new(config, input, classes, seed, device)?)
+                Built::Transformer(Transformer::new(config, input, classes, seed, machine)?)
             }
         })
     }
@@ -282,8 +283,8 @@ pub(crate) enum Mode {
 
 /// What the loop asks of a student.
 pub(crate) trait Student {
-    /// Turns examples into tensors.
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs>;
+    /// Turns examples into tensors on its device.
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs>;
     /// Inputs to logits `[n, C]`.
     fn forward(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {
         self.output().forward(&self.features(inputs, mode)?)
@@ -329,11 +330,11 @@ impl Built {
     }
 
     /// The logits of examples, in chunks, as plain numbers.
-    pub(crate) fn logits(&self, examples: &[&Example], device: &Device) -> Result<Vec<Vec<f32>>> {
+    pub(crate) fn logits(&self, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
         const CHUNK: usize = 256;
         let mut rows = Vec::with_capacity(examples.len());
         for chunk in examples.chunks(CHUNK) {
-            let logits = self.forward(&self.inputs(chunk, device)?, Mode::Inference)?;
+            let logits = self.forward(&self.inputs(chunk)?, Mode::Inference)?;
             rows.extend(logits.to_vec2::<f32>()?);
         }
         Ok(rows)
@@ -341,8 +342,8 @@ impl Built {
 }
 
 impl Student for Built {
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
-        self.inner().inputs(examples, device)
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs> {
+        self.inner().inputs(examples)
     }
 
     fn features(&self, inputs: &Inputs, mode: Mode) -> Result<Tensor> {

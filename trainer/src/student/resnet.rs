@@ -4,13 +4,14 @@
 //! Zagoruyko and Komodakis, "Wide Residual Networks", arXiv 1605.07146; the widths of `resnet8x4` are those of Tian et
 //! al., arXiv 1910.10699. It must not know how it is trained. Invariant: the walk is the network.
 
-use candle_core::{Device, Result};
+use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
 use super::image::Network;
 use super::layers::{BatchNorm, Convolution, Layers};
 use super::parameters::{Linear, Parameters};
 use super::{StudentError, WIDTH_LIMIT, size};
+use crate::machine::Machine;
 use crate::ops::Activation;
 
 /// The members of the family.
@@ -116,8 +117,8 @@ fn convolution(
 
 impl Resnet {
     /// Makes the student for `classes` from a seed.
-    pub(crate) fn new(config: &ResnetConfig, classes: usize, seed: u64, device: &Device) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device);
+    pub(crate) fn new(config: &ResnetConfig, classes: usize, seed: u64, machine: &Machine) -> Result<Self> {
+        let mut parameters = Parameters::new(seed, machine);
         let (model, first) = (config.model, config.model.normalizes_first());
         let mut channels = model.stem();
         let stem = convolution(&mut parameters, "stem.convolution", [config.image[0], channels], 3, 1)?;

@@ -1,6 +1,7 @@
 //! What every student promises: gradients everywhere and right, a seed that decides it, sizes refused by name.
 
 use super::*;
+use crate::machine::Machine;
 
 /// One configuration of every kind, with an input that it takes.
 fn every_student() -> Vec<(StudentConfig, Vec<Example>)> {
@@ -53,10 +54,9 @@ fn picture(at: usize, image: [usize; 3]) -> Input {
 fn every_variable_of_every_student_gets_a_gradient() {
     for (config, examples) in every_student() {
         config.check(&examples[0].input).unwrap();
-        let student = config.build(&examples[0].input, 3, 1, &Device::Cpu).unwrap();
+        let student = config.build(&examples[0].input, 3, 1, &Machine::cpu()).unwrap();
         let examples: Vec<&Example> = examples.iter().collect();
-        let logits =
-            student.forward(&student.inputs(&examples, &Device::Cpu).unwrap(), Mode::Training).unwrap();
+        let logits = student.forward(&student.inputs(&examples).unwrap(), Mode::Training).unwrap();
         assert_eq!(logits.dims(), [6, 3]);
         let classes = Tensor::new(&[0u32, 1, 2, 0, 1, 2], &Device::Cpu).unwrap();
         let gradients = crate::loss::cross_entropy(&logits, &classes).unwrap().backward().unwrap();
@@ -73,9 +73,9 @@ fn every_variable_of_every_student_gets_a_gradient() {
 #[test]
 fn a_hidden_layer_is_a_row_an_input_and_reaches_only_what_is_before_it() {
     for (config, examples) in every_student() {
-        let student = config.build(&examples[0].input, 3, 1, &Device::Cpu).unwrap();
+        let student = config.build(&examples[0].input, 3, 1, &Machine::cpu()).unwrap();
         let examples: Vec<&Example> = examples.iter().collect();
-        let inputs = student.inputs(&examples, &Device::Cpu).unwrap();
+        let inputs = student.inputs(&examples).unwrap();
         let mut reached = 0;
         assert!(student.depth() > 0, "{}", config.name());
         for layer in 0..student.depth() {
@@ -96,9 +96,9 @@ fn a_hidden_layer_is_a_row_an_input_and_reaches_only_what_is_before_it() {
 #[test]
 fn gradients_equal_finite_differences() {
     for (config, examples) in every_student() {
-        let student = config.build(&examples[0].input, 3, 2, &Device::Cpu).unwrap();
+        let student = config.build(&examples[0].input, 3, 2, &Machine::cpu()).unwrap();
         let examples: Vec<&Example> = examples.iter().collect();
-        let inputs = student.inputs(&examples, &Device::Cpu).unwrap();
+        let inputs = student.inputs(&examples).unwrap();
         // A smooth loss of all logits.
         let loss = || student.forward(&inputs, Mode::Training).unwrap().sqr().unwrap().mean_all().unwrap();
         let gradients = loss().backward().unwrap();
@@ -131,7 +131,7 @@ fn gradients_equal_finite_differences() {
 fn a_seed_decides_every_weight() {
     for (config, examples) in every_student() {
         let weights = |seed| {
-            let student = config.build(&examples[0].input, 3, seed, &Device::Cpu).unwrap();
+            let student = config.build(&examples[0].input, 3, seed, &Machine::cpu()).unwrap();
             let all = student.parameters().all().to_vec();
             all.iter()
                 .map(|(_, var)| var.flatten_all().unwrap().to_vec1::<f32>().unwrap())
@@ -189,7 +189,7 @@ fn a_student_names_what_it_cannot_take() {
 #[test]
 fn students_have_the_published_numbers_of_parameters() {
     let count = |config: StudentConfig, image: [usize; 3], classes| {
-        config.build(&picture(0, image), classes, 0, &Device::Cpu).unwrap().parameters().count()
+        config.build(&picture(0, image), classes, 0, &Machine::cpu()).unwrap().parameters().count()
     };
     let grey = [1, 28, 28];
     assert_eq!(count(StudentConfig::Cnn(CnnConfig::tiny(grey)), grey, 10), 29_434);
@@ -214,7 +214,7 @@ fn students_have_the_published_numbers_of_parameters() {
 #[test]
 fn only_training_moves_running_statistics_and_inference_sees_each_input_alone() {
     for (config, examples) in every_student() {
-        let student = config.build(&examples[0].input, 3, 1, &Device::Cpu).unwrap();
+        let student = config.build(&examples[0].input, 3, 1, &Machine::cpu()).unwrap();
         let kept = || -> Vec<Vec<f32>> {
             student
                 .parameters()
@@ -222,16 +222,16 @@ fn only_training_moves_running_statistics_and_inference_sees_each_input_alone() 
                 .map(|(_, var)| var.flatten_all().unwrap().to_vec1().unwrap())
                 .collect()
         };
-        let inputs = student.inputs(&examples.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let inputs = student.inputs(&examples.iter().collect::<Vec<_>>()).unwrap();
         let before = kept();
         student.forward(&inputs, Mode::Inference).unwrap();
         assert_eq!(before, kept(), "{}", config.name());
         student.forward(&inputs, Mode::Training).unwrap();
         let has_buffers = student.parameters().kept().count() > student.parameters().all().len();
         assert_eq!(before != kept(), has_buffers, "{}", config.name());
-        let together = student.logits(&examples.iter().collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let together = student.logits(&examples.iter().collect::<Vec<_>>()).unwrap();
         for (example, together) in examples.iter().zip(together) {
-            let alone = student.logits(&[example], &Device::Cpu).unwrap();
+            let alone = student.logits(&[example]).unwrap();
             for (one, other) in alone[0].iter().zip(together) {
                 assert!(
                     (one - other).abs() < 1e-4 * other.abs().max(1.0),
@@ -273,7 +273,7 @@ fn two_steps_of_a_small_network_equal_pytorch() {
     let image = [2, 9, 8];
     let stages = [(4, 5, 2), (6, 3, 1)].map(|(channels, kernel, stride)| Stage { channels, kernel, stride });
     let config = StudentConfig::Cnn(CnnConfig { image, stages: stages.to_vec(), width: 1, pool: 2 });
-    let student = config.build(&picture(0, image), 3, 0, &Device::Cpu).unwrap();
+    let student = config.build(&picture(0, image), 3, 0, &Machine::cpu()).unwrap();
     for (salt, (_, var)) in student.parameters().all().iter().enumerate() {
         let one = if [1, 4].contains(&salt) { 1.0 } else { 0.0 };
         let values: Vec<f32> = fill(var.elem_count(), salt).into_iter().map(|value| value + one).collect();

@@ -7,13 +7,14 @@
 //! It must not know how it is trained. Invariant: normalisation and softmax are the operators of `ops`, which have gradients
 //! (candle's own have none).
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::layers::EPSILON;
 use super::parameters::{Linear, Parameters};
 use super::{Inputs, Mode, Student, StudentError, WIDTH_LIMIT, size, vectors};
 use crate::example::{Example, Input, PADDING};
+use crate::machine::Machine;
 use crate::ops;
 
 /// The most layers.
@@ -153,9 +154,9 @@ impl Transformer {
         sample: &Input,
         classes: usize,
         seed: u64,
-        device: &Device,
+        machine: &Machine,
     ) -> Result<Self> {
-        let mut parameters = Parameters::new(seed, device);
+        let mut parameters = Parameters::new(seed, machine);
         let TransformerConfig { width, feed_forward, token, patch, .. } = *config;
         let tokens = match (sample, config.image) {
             (Input::Bytes(_), _) => Tokens::Symbols(parameters.uniform(
@@ -249,8 +250,10 @@ impl Transformer {
         let mixed = mixed.permute([2, 0, 3, 1, 4])?.contiguous()?;
         let part = |at: usize| mixed.get(at)?.reshape((n * heads, self.count, depth));
         let (queries, keys, values) = (part(0)?, part(1)?, part(2)?);
-        let scores = (queries.matmul(&keys.transpose(1, 2)?.contiguous()?)? / (depth as f64).sqrt())?;
-        let seen = ops::softmax(&scores)?.matmul(&values)?;
+        let precision = layer.mixed.precision;
+        let scores = ops::product(&queries, &keys.transpose(1, 2)?.contiguous()?, precision)?;
+        let seen = ops::softmax(&(scores / (depth as f64).sqrt())?)?;
+        let seen = ops::product(&seen, &values, precision)?;
         let joined = seen.reshape((n, heads, self.count, depth))?.transpose(1, 2)?.contiguous()?;
         self.each(&layer.joined, &joined.reshape((n, self.count, self.config.width))?)
     }
@@ -263,7 +266,8 @@ impl Transformer {
 }
 
 impl Student for Transformer {
-    fn inputs(&self, examples: &[&Example], device: &Device) -> Result<Inputs> {
+    fn inputs(&self, examples: &[&Example]) -> Result<Inputs> {
+        let device = self.parameters.device();
         match &self.tokens {
             Tokens::Symbols(_) => {
                 let mut symbols: Vec<u32> = Vec::with_capacity(examples.len() * self.count);

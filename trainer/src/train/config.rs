@@ -6,6 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::TrainError;
 use crate::augment::Augment;
+use crate::machine::{Machine, Processor};
+use crate::ops::Precision;
 use crate::optimizer::{Rule, Schedule, Settings};
 use crate::range::Judged;
 
@@ -44,6 +46,12 @@ pub struct TrainConfig {
     /// Whether the same student is also trained on the teacher's classes alone, for the report's row `student_alone`; it takes
     /// as many steps again.
     pub alone: bool,
+    /// What computes the steps.
+    #[serde(skip_serializing_if = "is_default")]
+    pub device: Processor,
+    /// What the factors of products are rounded to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub precision: Precision,
     /// Steps between two looks at the validation part.
     pub evaluate_every: usize,
     /// Looks without progress before a seed stops; 0 never stops.
@@ -74,6 +82,8 @@ impl Default for TrainConfig {
             augment: None,
             ema: None,
             alone: true,
+            device: Processor::Cpu,
+            precision: Precision::F32,
             evaluate_every: 100,
             patience: 0,
             until: None,
@@ -81,6 +91,11 @@ impl Default for TrainConfig {
             seeds: vec![0],
         }
     }
+}
+
+/// What says nothing is left out of a resolved run file, so that those of before stay what they were.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The most seeds of one run.
@@ -135,6 +150,7 @@ impl TrainConfig {
         let fine = self.ema.is_none_or(|decay| (0.0..1.0).contains(&decay));
         table.check("ema", fine, self.ema.unwrap_or_default(), "0 to below 1")?;
         table.check("evaluate_every", self.evaluate_every > 0, self.evaluate_every, "1 or more")?;
+        Machine::open(self.device, self.precision)?;
         let distinct = self.seeds.iter().collect::<std::collections::BTreeSet<_>>().len();
         let fine = !self.seeds.is_empty() && distinct == self.seeds.len();
         Ok(table.check("seeds", fine, format!("{:?}", self.seeds), "at least one, each once")?)

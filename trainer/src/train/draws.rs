@@ -105,7 +105,7 @@ impl Draws {
         };
         let (Some(pool), Some(image)) = (&task.pool, task.student.image()) else { return Ok(None) };
         let drawn = sampler.draw(consistency.batch);
-        let inputs = pool.inputs.select(&Tensor::new(&drawn[..], &task.device)?)?;
+        let inputs = pool.inputs.select(&Tensor::new(&drawn[..], &task.machine.device)?)?;
         let weak = self.augmented(task, inputs.clone())?;
         let strong = consistency.strong.apply(inputs, image, &mut self.augmenting)?;
         Ok(Some([weak, strong]))
@@ -150,6 +150,6 @@ fn compared(task: &Task, drawn: &[u32], all: &[Comparison]) -> Result<(Inputs, B
     let tuples = || drawn.iter().map(|at| &all[*at as usize]);
     let rows: Vec<u32> = tuples().flat_map(|tuple| tuple.items.iter().copied()).collect();
     let weights: Vec<f32> = tuples().flat_map(|tuple| tuple.weights.iter().copied()).collect();
-    let weights = Tensor::from_vec(weights, (drawn.len(), ()), &task.device)?;
+    let weights = Tensor::from_vec(weights, (drawn.len(), ()), &task.machine.device)?;
     task.batch(&rows, Some(weights))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::example::SplitError;
 use crate::loss::LossError;
+use crate::machine::MachineError;
 use crate::method::{
     ConsistencyError, CurriculumError, PlanError, ProgressiveError, ProxyError, WarmUpError,
 };
@@ -39,6 +40,9 @@ pub enum TrainError {
     /// The student cannot be used.
     #[error(transparent)]
     Student(#[from] StudentError),
+    /// There is no such device.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
     /// A number out of its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),

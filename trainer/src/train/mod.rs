@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
         let by_average =
             task.method.consistency.as_ref().is_some_and(|consistency| consistency.by == By::Average);
         Ok(Self {
-            optimizer: Optimizer::new(task.config.settings(), vars),
+            optimizer: Optimizer::new(task.config.settings(), vars)?,
             maps,
             draws: Draws::start(task, seed, labels),
             shadow: by_average.then(|| task.build(seed)).transpose()?,
@@ -382,7 +382,7 @@ impl<'a> Run<'a> {
                 .map(|var| var.flatten_all()?.to_vec1())
                 .collect::<candle_core::Result<_>>()?,
             head: self.stage.as_ref().map_or_else(|| Ok(vec![]), Stage::head)?,
-            slots: self.stage.as_ref().map_or(&self.optimizer, Stage::optimizer).state().1.to_vec(),
+            slots: self.stage.as_ref().map_or(&self.optimizer, Stage::optimizer).slots()?,
             average: self.average.as_ref().and_then(|average| average.values.clone()),
             best: self.best.as_ref().map(|(_, values)| values.clone()),
         })
@@ -417,7 +417,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         if stage.is_none() {
-            self.optimizer.restore(step, state.slots);
+            self.optimizer.restore(step, state.slots).ok()?;
         }
         self.draws.go_to(&draws)?;
         if self.interpolation.is_some() {

@@ -59,7 +59,7 @@ impl Stage {
         let sample = task.train.inputs.narrow(0, 1)?;
         let head = match learnt.head(student, &sample)? {
             None => None,
-            Some(widths) => Some(Head::new(&widths, &mut stream(seed, streams), &task.device)?),
+            Some(widths) => Some(Head::new(&widths, &mut stream(seed, streams), &task.machine)?),
         };
         vars.extend(head.iter().flat_map(Head::vars));
         // Each phase begins anew, at the full rate: the schedule is that of the steps on the losses.
@@ -72,7 +72,7 @@ impl Stage {
             taken: 0,
             head,
             settings,
-            optimizer: Optimizer::new(settings, vars),
+            optimizer: Optimizer::new(settings, vars)?,
             sampler: Sampler::new(count, stream(seed, streams + 1)),
             views: stream(seed, VIEWS + phase as u64),
             sum: 0.0,
@@ -97,7 +97,7 @@ impl Stage {
         for (var, values) in vars.iter().zip(head) {
             var.set(&Tensor::from_slice(values, var.dims(), var.device()).ok()?).ok()?;
         }
-        stage.optimizer.restore(place.taken, slots.to_vec());
+        stage.optimizer.restore(place.taken, slots.to_vec()).ok()?;
         stage.sampler.go_to(&place.sampler)?;
         stage.views.set_word_pos(place.views.parse().ok()?);
         stage.sum = f64::from_bits(place.sum_bits);
@@ -121,7 +121,7 @@ impl Stage {
     pub(crate) fn loss(&mut self, task: &Task, student: &Built) -> Result<Tensor> {
         let phase = &task.phases[self.phase];
         let drawn = self.sampler.draw(phase.batch.unwrap_or(task.config.batch));
-        let rows = Tensor::new(&drawn[..], &task.device)?;
+        let rows = Tensor::new(&drawn[..], &task.machine.device)?;
         let inputs =
             if phase.sees_everything() { task.any(&drawn)? } else { task.train.inputs.select(&rows)? };
         let view = |inputs: &Inputs| match (&phase.views, task.student.image()) {

@@ -10,6 +10,7 @@ use super::{TrainConfig, TrainError};
 use crate::compare::{Comparison, TUPLES_LIMIT, sample};
 use crate::example::{Example, Input, Signal, Split, Target};
 use crate::loss::{Balance, Batch, LossConfig, LossError, Maps, TaidLoss, balance, check_losses};
+use crate::machine::Machine;
 use crate::method::{
     CHECKPOINT, ConsistencyError, MethodConfig, Mixup, Phase, PlanError, ProxyConfig, ProxyError, column,
     extraction, progressive, warm_up,
@@ -21,7 +22,7 @@ pub(crate) struct Task {
     pub(crate) student: StudentConfig,
     pub(crate) method: MethodConfig,
     pub(crate) config: TrainConfig,
-    pub(crate) device: Device,
+    pub(crate) machine: Machine,
     pub(crate) train: Part,
     pub(crate) validation: Option<Part>,
     /// The inputs that nobody asked about, where the method wants them.
@@ -87,9 +88,10 @@ impl Task {
                 return Err(LossError::TooFew { needs: shape.len(), have: split.train.len() }.into());
             }
         }
-        let device = Device::Cpu;
+        let machine = Machine::open(config.device, config.precision)?;
+        let device = machine.device.clone();
         let classes = split.classes.len();
-        let built = student.build(&sample, classes, 0, &device)?;
+        let built = student.build(&sample, classes, 0, &machine)?;
         let phases = plan(split, &built, student, method, &device)?;
         let proxy = match &method.proxy {
             None => None,
@@ -100,7 +102,7 @@ impl Task {
         };
         let pool = if method.wants_pool() && !split.pool.is_empty() {
             let examples: Vec<&Example> = split.pool.iter().collect();
-            Some(Pool { inputs: built.inputs(&examples, &device)?, count: examples.len() })
+            Some(Pool { inputs: built.inputs(&examples)?, count: examples.len() })
         } else {
             None
         };
@@ -121,7 +123,7 @@ impl Task {
             student: student.clone(),
             method: method.clone(),
             config: config.clone(),
-            device,
+            machine,
             classes,
             sample,
         })
@@ -129,7 +131,7 @@ impl Task {
 
     /// A new student from `seed`.
     pub(crate) fn build(&self, seed: u64) -> candle_core::Result<Built> {
-        let student = self.student.build(&self.sample, self.classes, seed, &self.device)?;
+        let student = self.student.build(&self.sample, self.classes, seed, &self.machine)?;
         if let Some(values) = &self.begin {
             super::set_values(&student, values)?;
         }
@@ -147,7 +149,7 @@ impl Task {
         let Some(hidden) = &self.train.hidden else { return Ok(vec![]) };
         let sample = self.train.inputs.narrow(0, 1)?;
         let widths = [student.features(&sample, Mode::Inference)?.dim(1)?, hidden.dim(1)?];
-        self.method.losses.iter().map(|loss| loss.maps(widths, rng, &self.device)).collect()
+        self.method.losses.iter().map(|loss| loss.maps(widths, rng, &self.machine)).collect()
     }
 
     /// The settings of a loss whose target moves towards the teacher, if there is one.
@@ -172,7 +174,7 @@ impl Task {
         rows: &[u32],
         weights: Option<Tensor>,
     ) -> candle_core::Result<(Inputs, Batch)> {
-        let rows = Tensor::new(rows, &self.device)?;
+        let rows = Tensor::new(rows, &self.machine.device)?;
         let pick =
             |tensor: &Option<Tensor>| tensor.as_ref().map(|all| all.index_select(&rows, 0)).transpose();
         let labels = self.train.labels.index_select(&rows, 0)?;
@@ -197,17 +199,17 @@ impl Task {
     pub(crate) fn any(&self, rows: &[u32]) -> candle_core::Result<Inputs> {
         let own = self.train.count as u32;
         let (asked, not): (Vec<u32>, Vec<u32>) = rows.iter().partition(|row| **row < own);
-        let asked = || self.train.inputs.select(&Tensor::new(&asked[..], &self.device)?);
+        let asked = || self.train.inputs.select(&Tensor::new(&asked[..], &self.machine.device)?);
         let Some(pool) = self.pool.as_ref().filter(|_| !not.is_empty()) else { return asked() };
         let not: Vec<u32> = not.iter().map(|row| row - own).collect();
-        let others = pool.inputs.select(&Tensor::new(&not[..], &self.device)?)?;
+        let others = pool.inputs.select(&Tensor::new(&not[..], &self.machine.device)?)?;
         if not.len() == rows.len() { Ok(others) } else { asked()?.and(&others) }
     }
 
     /// Inputs of the pool at `rows`, with what the proxy says of them: logits `[M, C]`.
     pub(crate) fn proxied(&self, rows: &[u32], logits: &Tensor) -> candle_core::Result<(Inputs, Batch)> {
         let Some(pool) = &self.pool else { candle_core::bail!("a proxy labels a pool, and there is none") };
-        let rows = Tensor::new(rows, &self.device)?;
+        let rows = Tensor::new(rows, &self.machine.device)?;
         let logits = logits.index_select(&rows, 0)?;
         let labels = logits.argmax(1)?;
         let batch = Batch { balance: self.balance.clone(), ..Batch::of(Some(logits), labels) };
@@ -250,7 +252,7 @@ pub(crate) fn fits(
     check_losses(&method.losses, Signal::Logits)?;
     student.check(sample)?;
     let single = |loss: &LossConfig| loss.tuples().is_none() && !loss.compares_features();
-    let mixable = student.build(sample, 2, 0, &Device::Cpu)?.mixable();
+    let mixable = student.build(sample, 2, 0, &Machine::cpu())?.mixable();
     let mixable = mixable && (!method.cutmix || student.image().is_some());
     let once = !(method.mixup && method.cutmix);
     if method.mixes() && !(mixable && once && method.losses.iter().all(single)) {
@@ -302,7 +304,7 @@ fn plan(
     }
     let (name, signals, examples) = (config.name(), &split.layers, &split.train);
     if let Some(curriculum) = &method.curriculum {
-        let sample = student.inputs(&[&examples[0]], device)?;
+        let sample = student.inputs(&[&examples[0]])?;
         let widths =
             (0..student.depth()).map(|layer| student.hidden(&sample, layer, Mode::Inference)?.dim(1));
         let widths = widths.collect::<candle_core::Result<Vec<usize>>>()?;
@@ -333,7 +335,7 @@ impl Part {
         let teacher = if all_scored { Some(Tensor::from_vec(scores, (count, ()), device)?) } else { None };
         let truth: Option<Vec<u32>> = examples.iter().map(|example| example.truth).collect();
         Ok(Self {
-            inputs: student.inputs(&borrowed, device)?,
+            inputs: student.inputs(&borrowed)?,
             count,
             teacher,
             labels: Tensor::new(labels, device)?,

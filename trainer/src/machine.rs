@@ -1,0 +1,90 @@
+//! What a student is trained on, and how precisely its products are taken.
+//!
+//! It must not know students or losses. Invariant: what is not there is refused by name; nothing falls back to the processor.
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::ops::Precision;
+
+/// `train.device`: what computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Processor {
+    /// The CPU; every run there repeats bit for bit.
+    #[default]
+    Cpu,
+    /// The first CUDA device; wants a program built with the feature `cuda`.
+    Cuda,
+}
+
+/// Why it cannot be trained there.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A program without CUDA.
+    #[error(
+        "`train.device = \"cuda\"`: this program was built without CUDA (`cargo build --release --features cuda`)"
+    )]
+    NotBuilt,
+    /// No device, or none that can be used.
+    #[error("`train.device = \"cuda\"`: no CUDA device answers")]
+    NoDevice(#[source] candle_core::Error),
+    /// Half precision where nothing gains by it.
+    #[error(
+        "`train.precision = \"bf16\"` wants `train.device = \"cuda\"`: on the CPU it would be slower, not faster"
+    )]
+    Precision,
+}
+
+impl Processor {
+    /// As a run file says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// An open device, and the precision of products on it.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+}
+
+impl Machine {
+    /// The processor, in single precision.
+    pub(crate) fn cpu() -> Self {
+        Self { device: Device::Cpu, precision: Precision::F32 }
+    }
+
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// What is not there, or does not go together.
+    pub(crate) fn open(processor: Processor, precision: Precision) -> Result<Self, MachineError> {
+        let device = match processor {
+            Processor::Cpu if precision == Precision::Bf16 => return Err(MachineError::Precision),
+            Processor::Cpu => Device::Cpu,
+            Processor::Cuda if !cfg!(feature = "cuda") => return Err(MachineError::NotBuilt),
+            Processor::Cuda => Device::new_cuda(0).map_err(MachineError::NoDevice)?,
+        };
+        Ok(Self { device, precision })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_refused_by_its_key() {
+        let half = Machine::open(Processor::Cpu, Precision::Bf16).unwrap_err().to_string();
+        assert!(half.starts_with("`train.precision = \"bf16\"`"), "{half}");
+        if let Err(refused) = Machine::open(Processor::Cuda, Precision::F32) {
+            assert!(refused.to_string().starts_with("`train.device = \"cuda\"`"), "{refused}");
+        }
+    }
+}
