@@ -61,7 +61,9 @@ pub(crate) async fn run(globals: &Globals) -> Result<Exit, Trouble> {
     let cache = Cache::from_environment()?;
     let installing = {
         let cache = cache.clone();
-        tokio::task::spawn_blocking(move || setup::install(&cache, &mut print::aside))
+        tokio::task::spawn_blocking(move || {
+            setup::install(&cache, setup::driver_answers(), &mut print::aside)
+        })
     };
     installing.await.map_err(|error| Trouble::failed(format!("the installation broke off: {error}")))??;
     let interrupt = Interrupt::listen(
@@ -98,7 +100,7 @@ async fn learn(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let named =
         run.teacher.as_ref().ok_or_else(|| Trouble::failed("the demo's run file names no teacher"))?;
-    let teacher = LocalTeacher::load(&named.name, &runtime, &cache.magika_model(), threads, None)?;
+    let teacher = LocalTeacher::load(&named.name, &runtime, &cache.magika_model(), threads, None, None)?;
     let form = teacher.form(REVISION)?;
     let asked = Asked::here(teacher, form);
     let (window, classes) = sources::published(&cache.magika_config())?;

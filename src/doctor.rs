@@ -5,11 +5,12 @@
 use clap::Args;
 use serde_json::{Value, json};
 use tuition_ledger::{JournalError, OpenError, StoreUrl, View, examine, read_entries};
+use tuition_trainer::BUILT_WITH_CUDA;
 
 use crate::args::Globals;
 use crate::config::{Config, Teacher, TeacherKind};
 use crate::open::PROGRAM;
-use crate::setup::Cache;
+use crate::setup::{Cache, driver_answers};
 use crate::words::{Exit, Trouble, Words};
 use crate::{print, record, repair, secret, teachers};
 
@@ -93,10 +94,16 @@ pub(crate) fn run(args: &DoctorArgs, globals: &Globals) -> Result<Exit, Trouble>
     Ok(if wrong == 0 { Exit::Fine } else { Exit::Found })
 }
 
-/// What models and students run on. Nothing but the processor is built in.
+/// What students are trained on; what a teacher runs on stands in its own row.
 fn devices() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("cpu, {cores} cores (CUDA is not part of this build)")
+    let cuda = match (BUILT_WITH_CUDA, driver_answers()) {
+        (true, true) => "CUDA, and a driver answers",
+        (true, false) => "CUDA is part of this build, but no driver answers",
+        (false, true) => "a driver for CUDA answers, but CUDA is not part of this build",
+        (false, false) => "CUDA is not part of this build",
+    };
+    format!("cpu, {cores} cores ({cuda})")
 }
 
 fn configuration(config: &Config) -> String {

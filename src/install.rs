@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use crate::args::Globals;
 use crate::print;
-use crate::setup::{Cache, install};
+use crate::setup::{Cache, driver_answers, install};
 use crate::words::{Exit, Trouble};
 
 pub(crate) async fn run(globals: &Globals) -> Result<Exit, Trouble> {
     let cache = Cache::from_environment()?;
-    let installing = tokio::task::spawn_blocking(move || install(&cache, &mut print::aside)).await;
+    let installing =
+        tokio::task::spawn_blocking(move || install(&cache, driver_answers(), &mut print::aside)).await;
     let installed =
         installing.map_err(|error| Trouble::failed(format!("the installation broke off: {error}")))??;
     if globals.json {

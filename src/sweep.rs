@@ -207,6 +207,9 @@ fn finish(
     let results = table::results(sweep, scores);
     let value = serde_json::to_value(&results).map_err(|error| Trouble::failed(error.to_string()))?;
     write(&folder.join("report.md"), &page::markdown(&results))?;
+    for plot in page::plots(&results) {
+        write(&folder.join(&plot.file), &plot.alone())?;
+    }
     write(&folder.join("report.html"), &page::html(&results))?;
     write(&folder.join("sweep.json"), &format!("{value:#}\n"))?;
     let exit = complain(ends);

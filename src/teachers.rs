@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use tuition_ledger::Teacher as _;
 use tuition_proxy::teacher::ANSWER_BYTES_MAX;
 use tuition_proxy::{HttpSettings, HttpTeacher, Route, Secret};
+use tuition_trainer::Processor;
 use tuition_trainer::local::LocalTeacher;
 use tuition_trainer::port::Port;
 use tuition_trainer::teacher::Runtime;
 
 use crate::config::{Config, Teacher, TeacherKind};
+use crate::print;
 use crate::secret;
 use crate::setup::{Cache, find_runtime};
 use crate::words::Trouble;
@@ -42,14 +44,21 @@ fn route(teacher: &Teacher) -> Result<Route, Trouble> {
 /// # Errors
 /// ONNX Runtime is not installed, or the file is no model that it runs.
 pub(crate) fn local(teacher: &Teacher) -> Result<LocalTeacher, Trouble> {
-    let TeacherKind::Onnx { path, hidden } = &teacher.kind else {
+    let TeacherKind::Onnx { path, hidden, device } = &teacher.kind else {
         return Err(Trouble::usage(
             format!("teacher `{}` is asked over HTTP", teacher.name),
             "only a teacher with api = \"onnx\" runs here",
         ));
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(LocalTeacher::load(&teacher.name, &runtime()?, path, threads, hidden.as_ref())?)
+    let name = &teacher.name;
+    let local = LocalTeacher::load(name, &runtime()?, path, threads, hidden.as_ref(), *device)?;
+    match (local.model().device(), local.model().refusal()) {
+        (device, Some(why)) => print::aside(&format!("teacher `{name}` runs on the {device}: {why}")),
+        (Processor::Cuda, None) => print::aside(&format!("teacher `{name}` runs on CUDA")),
+        (Processor::Cpu, None) => {}
+    }
+    Ok(local)
 }
 
 /// The ONNX Runtime of this machine.

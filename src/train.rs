@@ -275,7 +275,7 @@ mod tests {
             let words = crate::words::Words::of(&args.run_config().unwrap_err()).text();
             words.replace(&file.display().to_string(), "run.toml")
         };
-        insta::assert_snapshot!(say(args("train.stps=1", None)), @r"error: the run file `run.toml`: unknown key `stps`, did you mean `steps`?; known here: steps, batch, optimizer, lr, schedule, warmup, weight_decay, momentum, nesterov, clip, augment, ema, alone, evaluate_every, patience, until, checkpoint_every, seeds");
+        insta::assert_snapshot!(say(args("train.stps=1", None)), @r"error: the run file `run.toml`: unknown key `stps`, did you mean `steps`?; known here: steps, batch, optimizer, lr, schedule, warmup, weight_decay, momentum, nesterov, clip, augment, ema, alone, device, precision, evaluate_every, patience, until, checkpoint_every, seeds");
         insta::assert_snapshot!(say(args("train.steps=1", Some("4..1"))), @r"
         error: the run file `run.toml`: the run file does not fit: `4..1` is no list of seeds: `0..4` is 0, 1, 2 and 3; `0,3,7` are three
         in `train.seeds`

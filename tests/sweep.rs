@@ -135,7 +135,9 @@ fn every_answer_is_bought_once_and_an_interrupted_sweep_ends_in_the_same_bytes()
     let again = json_of(folder, &["sweep", "sweep.toml", "--offline"], 0);
     assert_eq!((&again["found"], &again["trained"]), (&json!(7), &json!(1)), "{again}");
     assert_eq!(results(folder), first, "a cell that is trained again scores otherwise");
-    for name in ["report.html", "report.md", "sweep.toml", "cells/s.kd.20.s1.toml"] {
+    for name in
+        ["report.html", "report.md", "agreement-against-calls.svg", "sweep.toml", "cells/s.kd.20.s1.toml"]
+    {
         assert!(folder.join("runs/s").join(name).exists(), "{name} is missing");
     }
 

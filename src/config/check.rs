@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, Limit, Mode, Price, PriceBook, Scope, StoreUrl, Usd};
 use tuition_proxy::{Api, ClientKey, Pins, Share};
+use tuition_trainer::Processor;
 use tuition_trainer::hidden::{Hidden, Layers, MAX_WIDTH};
 use tuition_trainer::nearest;
 use tuition_trainer::port::{ElementType, Port};
@@ -182,6 +183,9 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
             proxy: table.proxy.map(|text| proxy(folder, &key("proxy"), &text)).transpose()?,
             headers: headers(folder, &key("headers"), table.headers)?,
             ask: match (api, table.ask) {
+                _ if table.device.is_some() => {
+                    return wrong(key("device"), "says what a model that runs here runs on: api `onnx`");
+                }
                 _ if table.hidden.is_some() => {
                     return wrong(
                         key("hidden"),
@@ -207,7 +211,17 @@ fn teacher(folder: &Path, table: TeacherTable) -> Result<Teacher, Wrong> {
                 );
             }
             let hidden = table.hidden.map(|table| hidden(&key("hidden"), table)).transpose()?;
-            TeacherKind::Onnx { path: folder.join(path), hidden }
+            let device = table.device.as_deref().unwrap_or("auto");
+            let device = match device {
+                "auto" => None,
+                "cpu" => Some(Processor::Cpu),
+                "cuda" => Some(Processor::Cuda),
+                other => {
+                    let found = format!("`{other}` is none of `auto`, `cpu` and `cuda`");
+                    return wrong(key("device"), found);
+                }
+            };
+            TeacherKind::Onnx { path: folder.join(path), hidden, device }
         }
     };
     Ok(Teacher {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tuition_ledger::{Budget, PriceBook, StoreUrl};
 use tuition_proxy::{Api, ClientKey, Share};
+use tuition_trainer::Processor;
 use tuition_trainer::hidden::Hidden;
 use tuition_trainer::nearest;
 use tuition_trainer::port::Port;
@@ -101,6 +102,8 @@ pub(crate) enum TeacherKind {
         path: PathBuf,
         /// What is recorded of its hidden tensors.
         hidden: Option<Hidden>,
+        /// What it runs on; none: CUDA where there is one, else the processor.
+        device: Option<Processor>,
     },
 }
 

@@ -65,6 +65,7 @@ pub(super) struct TeacherTable {
     pub(super) unbilled: Vec<u16>,
     pub(super) ask: Option<AskTable>,
     pub(super) hidden: Option<HiddenTable>,
+    pub(super) device: Option<String>,
 }
 
 /// `hidden` of a `[[teacher]]`

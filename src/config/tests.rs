@@ -1,5 +1,6 @@
 //! Bad tuition.toml, row by row, and the exact message that answers it.
 
+use tuition_trainer::Processor;
 use tuition_trainer::hidden::Layers;
 
 use super::*;
@@ -71,6 +72,7 @@ fn the_pinned_example_is_read() {
         name = "digits"
         api = "onnx"
         path = "digits.onnx"
+        device = "cuda"
         hidden = { tensors = ["relu1"], width = 8 }
         [[budget]]
         name = "pilot"
@@ -96,7 +98,8 @@ fn the_pinned_example_is_read() {
         config.teacher("digits").unwrap().kind,
         TeacherKind::Onnx {
             path: "there/digits.onnx".into(),
-            hidden: Some(Hidden { layers: Layers::Named(vec!["relu1".into()]), width: 8, seed: 0 })
+            hidden: Some(Hidden { layers: Layers::Named(vec!["relu1".into()]), width: 8, seed: 0 }),
+            device: Some(Processor::Cuda),
         }
     );
     assert_eq!(config.budgets[0].limit.usd.unwrap().to_string(), "20.000000000");
@@ -268,6 +271,14 @@ fn a_value_that_does_not_do_is_named_by_its_key() {
         (
             teacher("api = \"onnx\"\npath = \"m.onnx\"\nhidden = { every = 1, width = 0 }"),
             "tuition.toml: `teacher.gpt.hidden.width`: 0 is not between 1 and 4096",
+        ),
+        (
+            teacher("api = \"onnx\"\npath = \"m.onnx\"\ndevice = \"gpu\""),
+            "tuition.toml: `teacher.gpt.device`: `gpu` is none of `auto`, `cpu` and `cuda`",
+        ),
+        (
+            format!("{TEACHER}device = \"cuda\""),
+            "tuition.toml: `teacher.gpt.device`: says what a model that runs here runs on: api `onnx`",
         ),
         (
             format!("{TEACHER}hidden = {{ every = 1 }}"),

@@ -125,8 +125,10 @@ pub(crate) fn markdown(results: &Results) -> String {
         let rows: String = table.rows.iter().map(|row| line(row)).collect();
         format!("## {}\n\n{}{rule}{rows}", table.title, line(&table.heads))
     };
+    let drawings: String =
+        plots(results).iter().map(|plot| format!("![{}]({})\n\n", plot.title, plot.file)).collect();
     let tables: Vec<String> = tables(results).iter().map(table).collect();
-    format!("# {}\n\n{}\n{}\n", results.sweep, tables.join("\n"), notes(results).join("\n\n"))
+    format!("# {}\n\n{drawings}{}\n{}\n", results.sweep, tables.join("\n"), notes(results).join("\n\n"))
 }
 
 /// A page that is readable offline.
@@ -140,14 +142,29 @@ pub(crate) fn html(results: &Results) -> String {
         format!("<h2>{}</h2>\n<table>{}{rows}</table>\n", escape(&table.title), cells("th", &table.heads))
     };
     let plots: String =
-        plots(results).into_iter().map(|(title, svg)| format!("<h2>{title}</h2>\n{svg}\n")).collect();
+        plots(results).iter().map(|plot| format!("<h2>{}</h2>\n{}\n", plot.title, plot.svg)).collect();
     let tables: String = tables(results).iter().map(table).collect();
     let notes: String = notes(results).iter().map(|note| format!("<p>{}</p>\n", escape(note))).collect();
     document(&results.sweep, &format!("{plots}{tables}{notes}"))
 }
 
+/// A plot, and the name of the file that it is beside the tables in markdown.
+pub(crate) struct Drawing {
+    title: String,
+    pub(crate) file: String,
+    svg: String,
+}
+
+impl Drawing {
+    /// As a file that stands alone: its names are said to be those of SVG, which a page need not say.
+    pub(crate) fn alone(&self) -> String {
+        const SPACE: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" ";
+        self.svg.replacen("<svg ", SPACE, 1)
+    }
+}
+
 /// Quality against calls, and against dollars where every row has a price that is no gift.
-fn plots(results: &Results) -> Vec<(String, String)> {
+pub(crate) fn plots(results: &Results) -> Vec<Drawing> {
     type Pick = fn(&Measures) -> &Measure;
     let measures: [(&str, Pick); 2] =
         [("Accuracy", |measures| &measures.accuracy), ("Agreement", |measures| &measures.agreement)];
@@ -184,7 +201,8 @@ fn plots(results: &Results) -> Vec<(String, String)> {
                     .filter(|_| what == "Accuracy")
                     .map(|level| ("teacher", level)),
             };
-            plots.extend(plot.svg().map(|svg| (title.clone(), svg)));
+            let file = format!("{}.svg", title.to_lowercase().replace(' ', "-"));
+            plots.extend(plot.svg().map(|svg| Drawing { title: title.clone(), file, svg }));
         }
     }
     plots
@@ -246,6 +264,14 @@ mod tests {
     fn the_tables_can_be_pasted() {
         insta::assert_snapshot!(markdown(&results()), @r"
         # s<1>
+
+        ![Accuracy against calls](accuracy-against-calls.svg)
+
+        ![Accuracy against dollars](accuracy-against-dollars.svg)
+
+        ![Agreement against calls](agreement-against-calls.svg)
+
+        ![Agreement against dollars](agreement-against-dollars.svg)
 
         ## Quality
 

@@ -6,6 +6,7 @@
 mod range;
 mod nearest;
 mod normal;
+mod processor;
 mod example;
 #[cfg(test)]
 mod installed;
@@ -49,7 +50,7 @@ pub use loss::{
     LogitMseLoss, LossConfig, LossError, RankingLoss, RkdLoss, SampledLoss, SpLoss, TaidLoss, TopKLoss,
     Tuples, check_losses,
 };
-pub use machine::{MachineError, Processor};
+pub use machine::{BUILT_WITH_CUDA, MachineError};
 pub use method::{
     By, CHECKPOINT, ConsistencyConfig, ConsistencyError, ConsistencyForm, CurriculumConfig, CurriculumError,
     LayerPair, Match, MethodConfig, ProgressiveConfig, ProgressiveError, ProxyConfig, ProxyError,
@@ -58,6 +59,7 @@ pub use method::{
 pub use nearest::nearest;
 pub use ops::Precision;
 pub use optimizer::{Rule, Schedule};
+pub use processor::Processor;
 pub use range::OutOfRange;
 pub use report::{Report, Row, Spend};
 pub use run::{

@@ -16,7 +16,8 @@ use tuition_ledger::{
 use crate::form::{Form, FormError};
 use crate::hidden::{Hidden, Projection};
 use crate::port::{ElementType, Port};
-use crate::teacher::{Model, ModelError, Runtime};
+use crate::processor::Processor;
+use crate::teacher::{Load, Model, ModelError, Runtime};
 
 /// How long one exchange may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -36,7 +37,7 @@ struct AskedModel {
 }
 
 impl LocalTeacher {
-    /// Loads a teacher's model, to run on `threads` threads; its answers have the `hidden` tensors beside its outputs, each
+    /// Loads a teacher's model, to run on `threads` threads or on another device ([`Load`]); its answers have the `hidden` tensors beside its outputs, each
     /// projected and named by [`crate::hidden::recorded_name`].
     ///
     /// # Errors
@@ -47,8 +48,10 @@ impl LocalTeacher {
         path: &Path,
         threads: usize,
         hidden: Option<&Hidden>,
+        on: Option<Processor>,
     ) -> Result<Self, ModelError> {
-        let model = Model::load_with(runtime, path, threads, hidden.map(|hidden| &hidden.layers))?;
+        let load = Load { threads, layers: hidden.map(|hidden| &hidden.layers), on };
+        let model = Model::load_with(runtime, path, load)?;
         let projection = hidden.map(|hidden| Projection::new(hidden.width, hidden.seed));
         Ok(Self { name: name.to_owned(), asked: Arc::new(AskedModel { model, projection }) })
     }
@@ -231,7 +234,8 @@ mod tests {
     use crate::installed;
 
     fn magika() -> LocalTeacher {
-        LocalTeacher::load("magika", &installed::runtime(), &installed::magika_model(), 1, None).unwrap()
+        LocalTeacher::load("magika", &installed::runtime(), &installed::magika_model(), 1, None, None)
+            .unwrap()
     }
 
     fn order(rows: &[String]) -> Arc<Order> {
@@ -313,7 +317,7 @@ mod tests {
         let hidden =
             Hidden { layers: crate::hidden::Layers::Named(vec![POOLED.to_owned()]), width: 8, seed: 5 };
         let (runtime, path) = (installed::runtime(), installed::magika_model());
-        let teacher = LocalTeacher::load("magika", &runtime, &path, 1, Some(&hidden)).unwrap();
+        let teacher = LocalTeacher::load("magika", &runtime, &path, 1, Some(&hidden), None).unwrap();
         let recorded_name = format!("hidden.5.{POOLED}");
         assert_eq!(teacher.gives()[1].name, recorded_name);
         let row = text_row("<html><body>");
@@ -330,7 +334,7 @@ mod tests {
         assert_eq!(pooled.elements, Elements::F32(expected));
         // Another seed's projection has another name: nobody takes one for the other.
         let other = Hidden { seed: 6, ..hidden };
-        let other = LocalTeacher::load("magika", &runtime, &path, 1, Some(&other)).unwrap();
+        let other = LocalTeacher::load("magika", &runtime, &path, 1, Some(&other), None).unwrap();
         assert_eq!(other.gives()[1].name, format!("hidden.6.{POOLED}"));
         // A row that names its outputs gets those alone, and may name a hidden tensor among them.
         for (named, expected) in [("target_label", "target_label"), (recorded_name.as_str(), POOLED)] {

@@ -3,20 +3,12 @@
 //! It must not know students or losses. Invariant: what is not there is refused by name; nothing falls back to the processor.
 
 use candle_core::Device;
-use serde::{Deserialize, Serialize};
 
 use crate::ops::Precision;
+use crate::processor::Processor;
 
-/// `train.device`: what computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Processor {
-    /// The CPU; every run there repeats bit for bit.
-    #[default]
-    Cpu,
-    /// The first CUDA device; wants a program built with the feature `cuda`.
-    Cuda,
-}
+/// Whether this program can train on CUDA.
+pub const BUILT_WITH_CUDA: bool = cfg!(feature = "cuda");
 
 /// Why it cannot be trained there.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +26,6 @@ pub enum MachineError {
         "`train.precision = \"bf16\"` wants `train.device = \"cuda\"`: on the CPU it would be slower, not faster"
     )]
     Precision,
-}
-
-impl Processor {
-    /// As a run file says it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-        }
-    }
 }
 
 /// An open device, and the precision of products on it.
@@ -68,7 +49,7 @@ impl Machine {
         let device = match processor {
             Processor::Cpu if precision == Precision::Bf16 => return Err(MachineError::Precision),
             Processor::Cpu => Device::Cpu,
-            Processor::Cuda if !cfg!(feature = "cuda") => return Err(MachineError::NotBuilt),
+            Processor::Cuda if !BUILT_WITH_CUDA => return Err(MachineError::NotBuilt),
             Processor::Cuda => Device::new_cuda(0).map_err(MachineError::NoDevice)?,
         };
         Ok(Self { device, precision })

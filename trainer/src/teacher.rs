@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
+use ort::ep;
 use ort::error::ErrorCode;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -19,6 +20,7 @@ use tuition_ledger::{Elements, Tensor};
 use crate::hidden::{HiddenError, Layers, expose};
 use crate::nearest::nearest;
 use crate::port::{ElementType, Port};
+use crate::processor::Processor;
 
 /// The largest model file that is read: protocol buffers end at two gibibytes.
 pub const MAX_MODEL_BYTES: u64 = 2 << 30;
@@ -169,6 +171,14 @@ pub enum ModelError {
         /// What it is.
         found: String,
     },
+    /// CUDA was asked for, and does not run it.
+    #[error("the model `{path}` does not run on CUDA: {reason}")]
+    Cuda {
+        /// The model.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// The run itself failed.
     #[error("the model `{path}` failed: {reason}")]
     Run {
@@ -196,6 +206,11 @@ pub struct Runtime {
     environment: Environment,
     library: PathBuf,
 }
+
+/// The part of the runtime that speaks to CUDA; a runtime for the CPU alone comes without it.
+const CUDA_PART: &str = "libonnxruntime_providers_cuda.so";
+/// The first of CUDA's own libraries, where they lie beside the runtime.
+const CUDA_LIBRARY: &str = "libcudart.so.13";
 
 impl Runtime {
     /// Loads the runtime's library from an absolute path; a second call with the same path finds it loaded.
@@ -228,6 +243,26 @@ impl Runtime {
     #[must_use]
     pub fn library(&self) -> &Path {
         &self.library
+    }
+
+    /// Whether a part for CUDA lies beside the library. It says nothing of a driver or a device.
+    #[must_use]
+    pub fn has_cuda(&self) -> bool {
+        self.library.with_file_name(CUDA_PART).is_file()
+    }
+
+    /// Loads CUDA's own libraries where they lie beside the runtime; elsewhere the system's loader finds them.
+    fn load_cuda(&self) -> Result<(), String> {
+        if !self.has_cuda() {
+            return Err(format!("`{CUDA_PART}` does not lie beside `{}`", self.library.display()));
+        }
+        match self.library.parent() {
+            Some(folder) if folder.join(CUDA_LIBRARY).is_file() => {
+                ep::cuda::preload_dylibs(Some(folder), Some(folder))
+                    .map_err(|error| error.message().to_owned())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The runtime's own description of its build.
@@ -287,6 +322,57 @@ fn element_type(kind: TensorElementType) -> Result<ElementType, String> {
     }
 }
 
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Load<'a> {
+    /// Threads of a run on the processor.
+    pub threads: usize,
+    /// The hidden tensors that are given like outputs.
+    pub layers: Option<&'a Layers>,
+    /// What it is to run on, or not at all; none: CUDA where the runtime has a part for it and it works, else the processor
+    /// ([`Model::refusal`] says why).
+    pub on: Option<Processor>,
+}
+
+/// A session of a model file, or of its bytes where they were changed. A device that does not run it is an error: the runtime by
+/// itself would go on without one and say nothing.
+fn session(
+    runtime: &Runtime,
+    path: &Path,
+    bytes: Option<&[u8]>,
+    threads: usize,
+    on: Processor,
+) -> Result<Session, ModelError> {
+    let path = || path.to_owned();
+    let refused = |code: ErrorCode, message: &str| {
+        let reason = message.to_owned();
+        match (code, on) {
+            (ErrorCode::NoModel | ErrorCode::InvalidProtobuf, _) => {
+                ModelError::NotOnnx { path: path(), reason }
+            }
+            (_, Processor::Cpu) => ModelError::Refused { path: path(), reason },
+            (_, Processor::Cuda) => ModelError::Cuda { path: path(), reason },
+        }
+    };
+    let mut builder = Session::builder(&runtime.environment)
+        .map_err(|error| refused(error.code(), error.message()))?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(|error| refused(error.code(), error.message()))?
+        .with_intra_threads(threads.max(1))
+        .map_err(|error| refused(error.code(), error.message()))?;
+    if on == Processor::Cuda {
+        runtime.load_cuda().map_err(|reason| ModelError::Cuda { path: path(), reason })?;
+        builder = builder
+            .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
+            .map_err(|error| refused(error.code(), error.message()))?;
+    }
+    match bytes {
+        None => builder.commit_from_file(path()),
+        Some(bytes) => builder.commit_from_memory(bytes),
+    }
+    .map_err(|error| refused(error.code(), error.message()))
+}
+
 /// A loaded model.
 pub struct Model {
     path: PathBuf,
@@ -294,6 +380,8 @@ pub struct Model {
     outputs: Vec<Port>,
     /// Hidden tensors that can be asked for like outputs.
     hidden: Vec<Port>,
+    device: Processor,
+    refusal: Option<String>,
     /// One run at a time: the runtime's own threads do the parallel part.
     session: Mutex<Session>,
 }
@@ -305,25 +393,21 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a model file, to run on `threads` threads.
+    /// Loads a model file, to run on `threads` threads of the processor.
     ///
     /// # Errors
     /// When the file cannot be read, is no ONNX model, or is one that this runtime cannot run.
     pub fn load(runtime: &Runtime, path: &Path, threads: usize) -> Result<Self, ModelError> {
-        Self::load_with(runtime, path, threads, None)
+        Self::load_with(runtime, path, Load { threads, layers: None, on: Some(Processor::Cpu) })
     }
 
-    /// As [`Model::load`], with hidden tensors that [`Model::run`] gives like outputs. Weights must be inside the file. It
-    /// costs some of the runtime's graph fusions.
+    /// As [`Model::load`], with hidden tensors that [`Model::run`] gives like outputs (weights must be inside the file, and it
+    /// costs some of the runtime's graph fusions), and on another device.
     ///
     /// # Errors
-    /// As [`Model::load`], and when the model has not the hidden tensors that are asked for, or they are not of f32.
-    pub fn load_with(
-        runtime: &Runtime,
-        path: &Path,
-        threads: usize,
-        layers: Option<&Layers>,
-    ) -> Result<Self, ModelError> {
+    /// As [`Model::load`], when the model has not the hidden tensors that are asked for, or they are not of f32, and when it does
+    /// not run on the device that is asked for.
+    pub fn load_with(runtime: &Runtime, path: &Path, load: Load<'_>) -> Result<Self, ModelError> {
         let path = path.to_owned();
         let metadata =
             std::fs::metadata(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
@@ -334,32 +418,24 @@ impl Model {
         if metadata.len() > MAX_MODEL_BYTES {
             return Err(ModelError::TooLarge { path, bytes: metadata.len() });
         }
-        let refused = |code: ErrorCode, message: &str| {
-            let reason = message.to_owned();
-            match code {
-                ErrorCode::NoModel | ErrorCode::InvalidProtobuf => {
-                    ModelError::NotOnnx { path: path.clone(), reason }
-                }
-                _ => ModelError::Refused { path: path.clone(), reason },
-            }
-        };
-        let mut builder = Session::builder(&runtime.environment)
-            .map_err(|error| refused(error.code(), error.message()))?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(|error| refused(error.code(), error.message()))?
-            .with_intra_threads(threads.max(1))
-            .map_err(|error| refused(error.code(), error.message()))?;
-        let (session, names) = match layers {
-            None => (builder.commit_from_file(&path), vec![]),
-            Some(layers) => {
+        let exposed = load
+            .layers
+            .map(|layers| {
                 let bytes =
                     std::fs::read(&path).map_err(|source| ModelError::Read { path: path.clone(), source })?;
-                let (bytes, names) = expose(&bytes, layers)
-                    .map_err(|source| ModelError::Hidden { path: path.clone(), source })?;
-                (builder.commit_from_memory(&bytes), names)
-            }
+                expose(&bytes, layers).map_err(|source| ModelError::Hidden { path: path.clone(), source })
+            })
+            .transpose()?;
+        let (bytes, names) = exposed.map_or((None, vec![]), |(bytes, names)| (Some(bytes), names));
+        let session = |on: Processor| session(runtime, &path, bytes.as_deref(), load.threads, on);
+        let (session, device, refusal) = match load.on {
+            Some(on) => (session(on)?, on, None),
+            None if !runtime.has_cuda() => (session(Processor::Cpu)?, Processor::Cpu, None),
+            None => match session(Processor::Cuda) {
+                Ok(session) => (session, Processor::Cuda, None),
+                Err(refusal) => (session(Processor::Cpu)?, Processor::Cpu, Some(refusal.to_string())),
+            },
         };
-        let session = session.map_err(|error| refused(error.code(), error.message()))?;
         let ports = |outlets: &[ort::value::Outlet]| {
             outlets.iter().map(|outlet| port(outlet.name(), outlet.dtype())).collect()
         };
@@ -372,7 +448,7 @@ impl Model {
             let found = element_type.as_ref().map_or_else(Clone::clone, ToString::to_string);
             return Err(ModelError::HiddenType { name: name.clone(), found });
         }
-        Ok(Self { path, inputs, outputs, hidden, session: Mutex::new(session) })
+        Ok(Self { path, inputs, outputs, hidden, device, refusal, session: Mutex::new(session) })
     }
 
     /// The file it came from.
@@ -399,10 +475,16 @@ impl Model {
         &self.hidden
     }
 
-    /// The device that runs it. Nothing but the processor is registered, so nothing else can run it.
+    /// What runs it.
     #[must_use]
-    pub fn device(&self) -> &'static str {
-        "cpu"
+    pub fn device(&self) -> Processor {
+        self.device
+    }
+
+    /// Why CUDA does not run it, where the runtime has a part for CUDA and nobody said what it is to run on.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// The input of that name.
@@ -541,7 +623,7 @@ mod tests {
         };
         assert_eq!(model.inputs(), [port("bytes", ElementType::I32, 2048)]);
         assert_eq!(model.outputs(), [port("target_label", ElementType::F32, 214)]);
-        assert_eq!(model.device(), "cpu");
+        assert_eq!((model.device(), model.refusal()), (Processor::Cpu, None));
     }
 
     /// Labels and scores of `Magika().identify_bytes(content).prediction` of the Python package magika 1.0.3.
@@ -593,11 +675,27 @@ mod tests {
         }
     }
 
+    // Where the runtime has no part for CUDA, nobody is told that it runs there.
+    #[test]
+    fn a_device_that_is_not_there_is_an_error_that_says_what_is_missing() {
+        let runtime = installed::runtime();
+        let load = |on| {
+            let load = Load { threads: 1, layers: None, on };
+            Model::load_with(&runtime, &installed::magika_model(), load)
+        };
+        assert!(!runtime.has_cuda());
+        let refused = load(Some(Processor::Cuda)).unwrap_err().to_string();
+        assert!(refused.contains("does not run on CUDA") && refused.contains(CUDA_PART), "{refused}");
+        let by_itself = load(None).unwrap();
+        assert_eq!((by_itself.device(), by_itself.refusal()), (Processor::Cpu, None));
+    }
+
     #[test]
     fn hidden_tensors_of_a_real_model_are_those_that_its_output_comes_from() {
         let logits = "jax2tf_get_logits_/pjit_get_logits_/MagikaV2/Dense_1/AddV2:0";
         let load = |layers: &Layers| {
-            Model::load_with(&installed::runtime(), &installed::magika_model(), 1, Some(layers))
+            let load = Load { threads: 1, layers: Some(layers), on: Some(Processor::Cpu) };
+            Model::load_with(&installed::runtime(), &installed::magika_model(), load)
         };
         let model = load(&Layers::Named(vec![logits.to_owned()])).unwrap();
         assert_eq!(model.outputs(), magika().outputs());

@@ -61,6 +61,6 @@ mod tests {
             let batch = Batch { features, hidden, ..Batch::of(None, y.clone()) };
             loss.evaluate(Some(&maps), s, &batch)
         };
-        check(mapped, 13.672_363_3, 0.25, 0.230_468_8);
+        check(mapped, 13.672_363, 0.25, 0.230_468_8);
     }
 }

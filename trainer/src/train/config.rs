@@ -6,9 +6,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::TrainError;
 use crate::augment::Augment;
-use crate::machine::{Machine, Processor};
+use crate::machine::Machine;
 use crate::ops::Precision;
 use crate::optimizer::{Rule, Schedule, Settings};
+use crate::processor::Processor;
 use crate::range::Judged;
 
 /// The `[train]` table of a run file.
