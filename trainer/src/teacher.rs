@@ -1,276 +1,33 @@
 //! ONNX models run in this process by ONNX Runtime: teachers, and the check of an exported student.
 //!
-//! The only file that names `ort`. It must not know queries, budgets, files of data or the environment: the caller
+//! The only module that names `ort`. It must not know queries, budgets, files of data or the environment: the caller
 //! says where the runtime's library lies. Invariant: a tensor reaches the runtime only after its name, type and shape
 //! were found to fit, so that every mistake of a caller is answered by name; and what the runtime ran on is reported,
 //! not what was hoped for.
 
+mod error;
+mod runtime;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use ort::environment::Environment;
-use ort::ep;
-use ort::error::ErrorCode;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType, ValueType};
 use tuition_ledger::{Elements, Tensor};
 
-use crate::hidden::{HiddenError, Layers, expose};
-use crate::nearest::nearest;
+use crate::hidden::{Layers, expose};
 use crate::port::{ElementType, Port};
 use crate::processor::Processor;
+
+pub use error::ModelError;
+pub use runtime::Runtime;
+use runtime::session;
 
 /// The largest model file that is read: protocol buffers end at two gibibytes.
 pub const MAX_MODEL_BYTES: u64 = 2 << 30;
 /// The most values in the inputs of one run.
 pub const MAX_BATCH_VALUES: usize = 1 << 28;
-
-/// The environment is one for the whole process, and so is the library it came from.
-static LOADED: OnceLock<(PathBuf, Environment)> = OnceLock::new();
-/// Held while the library is loaded, so that two threads do not load two.
-static LOADING: Mutex<()> = Mutex::new(());
-
-/// Why a local model cannot be loaded or asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// The runtime's library is missing, broken or too old.
-    #[error("ONNX Runtime does not load from `{path}`: {reason}")]
-    Runtime {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What the loader said.
-        reason: String,
-    },
-    /// The process already runs another library.
-    #[error("ONNX Runtime is already loaded from `{loaded}`, so `{path}` cannot be")]
-    OtherRuntime {
-        /// The library in use.
-        loaded: PathBuf,
-        /// The library asked for.
-        path: PathBuf,
-    },
-    /// The file cannot be read.
-    #[error("the model `{path}` cannot be read")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file is larger than any ONNX file can be.
-    #[error("the model `{path}` has {bytes} bytes, more than the {MAX_MODEL_BYTES} of the largest ONNX file")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The bytes are something else.
-    #[error("`{path}` is not an ONNX model: {reason}")]
-    NotOnnx {
-        /// The file.
-        path: PathBuf,
-        /// What the runtime said.
-        reason: String,
-    },
-    /// An ONNX file that this runtime cannot run.
-    #[error("ONNX Runtime cannot run the model `{path}`: {reason}")]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// What the runtime said.
-        reason: String,
-    },
-    /// A tensor name that the model does not have.
-    #[error("the model has no {direction} `{name}`{hint}; it has {known}", known = listed(known), hint = hint(name, known))]
-    Name {
-        /// `input` or `output`.
-        direction: &'static str,
-        /// The name asked for.
-        name: String,
-        /// The names that it has.
-        known: Vec<String>,
-    },
-    /// An input that was not given.
-    #[error("the input `{name}` is missing")]
-    Missing {
-        /// The input.
-        name: String,
-    },
-    /// An input given twice.
-    #[error("the input `{name}` is given twice")]
-    Twice {
-        /// The input.
-        name: String,
-    },
-    /// An input of another element type.
-    #[error("the input `{name}` is {found}, but the model takes {expected}")]
-    Type {
-        /// The input.
-        name: String,
-        /// The type given.
-        found: String,
-        /// The type that the model states.
-        expected: String,
-    },
-    /// An input of another shape.
-    #[error("the input `{name}` has shape {found:?}, but the model takes {expected}")]
-    Shape {
-        /// The input.
-        name: String,
-        /// The shape given.
-        found: Vec<usize>,
-        /// The shape that the model states.
-        expected: String,
-    },
-    /// A shape and a number of values that contradict each other.
-    #[error("the input `{name}` has {values} values, but its shape {shape:?} has room for {room}")]
-    Count {
-        /// The input.
-        name: String,
-        /// How many values there are.
-        values: usize,
-        /// The shape given.
-        shape: Vec<usize>,
-        /// The product of the shape.
-        room: usize,
-    },
-    /// Hidden tensors that the model does not have.
-    #[error("the hidden tensors of the model `{path}` cannot be recorded")]
-    Hidden {
-        /// The model.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: HiddenError,
-    },
-    /// A hidden tensor that is no row of numbers.
-    #[error("the hidden tensor `{name}` is {found}, but only tensors of f32 are projected")]
-    HiddenType {
-        /// The tensor.
-        name: String,
-        /// What it is.
-        found: String,
-    },
-    /// More values than one run takes.
-    #[error("one run takes at most {MAX_BATCH_VALUES} values, but {values} were given")]
-    Batch {
-        /// How many values there were.
-        values: usize,
-    },
-    /// An output that is no tensor of numbers.
-    #[error(
-        "the output `{name}` is {found}, but only tensors of f32, f64, i32, i64, u8 and bool can be read"
-    )]
-    Output {
-        /// The output.
-        name: String,
-        /// What it is.
-        found: String,
-    },
-    /// CUDA was asked for, and does not run it.
-    #[error("the model `{path}` does not run on CUDA: {reason}")]
-    Cuda {
-        /// The model.
-        path: PathBuf,
-        /// What is missing.
-        reason: String,
-    },
-    /// The run itself failed.
-    #[error("the model `{path}` failed: {reason}")]
-    Run {
-        /// The model.
-        path: PathBuf,
-        /// What the runtime said.
-        reason: String,
-    },
-}
-
-fn listed(names: &[String]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    quoted.join(", ")
-}
-
-fn hint(name: &str, known: &[String]) -> String {
-    nearest(name, known.iter().map(String::as_str))
-        .map(|near| format!(", did you mean `{near}`?"))
-        .unwrap_or_default()
-}
-
-/// ONNX Runtime, loaded once for the whole process.
-#[derive(Debug, Clone)]
-pub struct Runtime {
-    environment: Environment,
-    library: PathBuf,
-}
-
-/// The part of the runtime that speaks to CUDA; a runtime for the CPU alone comes without it.
-const CUDA_PART: &str = "libonnxruntime_providers_cuda.so";
-/// The first of CUDA's own libraries, where they lie beside the runtime.
-const CUDA_LIBRARY: &str = "libcudart.so.13";
-
-impl Runtime {
-    /// Loads the runtime's library from an absolute path; a second call with the same path finds it loaded.
-    ///
-    /// # Errors
-    /// When the path does not load, is older than 1.24, or another library is loaded already.
-    pub fn load(library: &Path) -> Result<Self, ModelError> {
-        let broken = |reason: String| ModelError::Runtime { path: library.to_owned(), reason };
-        let path = library.canonicalize().map_err(|error| broken(error.to_string()))?;
-        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        if LOADED.get().is_none() {
-            let builder = ort::init_from(&path).map_err(|error| broken(error.to_string()))?;
-            let environment = builder
-                .with_name("tuition")
-                .with_telemetry(false)
-                .build()
-                .map_err(|error| broken(error.message().to_owned()))?;
-            environment.set_log_level(ort::logging::LogLevel::Error);
-            // Only this function sets it, and only one thread is here.
-            let _ = LOADED.set((path.clone(), environment));
-        }
-        let (loaded, environment) = LOADED.get().expect("it was set above or before");
-        if *loaded != path {
-            return Err(ModelError::OtherRuntime { loaded: loaded.clone(), path });
-        }
-        Ok(Self { environment: environment.clone(), library: path })
-    }
-
-    /// The library in use.
-    #[must_use]
-    pub fn library(&self) -> &Path {
-        &self.library
-    }
-
-    /// Whether a part for CUDA lies beside the library. It says nothing of a driver or a device.
-    #[must_use]
-    pub fn has_cuda(&self) -> bool {
-        self.library.with_file_name(CUDA_PART).is_file()
-    }
-
-    /// Loads CUDA's own libraries where they lie beside the runtime; elsewhere the system's loader finds them.
-    fn load_cuda(&self) -> Result<(), String> {
-        if !self.has_cuda() {
-            return Err(format!("`{CUDA_PART}` does not lie beside `{}`", self.library.display()));
-        }
-        match self.library.parent() {
-            Some(folder) if folder.join(CUDA_LIBRARY).is_file() => {
-                ep::cuda::preload_dylibs(Some(folder), Some(folder))
-                    .map_err(|error| error.message().to_owned())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The runtime's own description of its build.
-    #[must_use]
-    pub fn build_info(&self) -> &'static str {
-        ort::info()
-    }
-}
 
 fn port(name: &str, kind: &ValueType) -> Port {
     let (element_type, shape) = match kind {
@@ -332,45 +89,6 @@ pub struct Load<'a> {
     /// What it is to run on, or not at all; none: CUDA where the runtime has a part for it and it works, else the processor
     /// ([`Model::refusal`] says why).
     pub on: Option<Processor>,
-}
-
-/// A session of a model file, or of its bytes where they were changed. A device that does not run it is an error: the runtime by
-/// itself would go on without one and say nothing.
-fn session(
-    runtime: &Runtime,
-    path: &Path,
-    bytes: Option<&[u8]>,
-    threads: usize,
-    on: Processor,
-) -> Result<Session, ModelError> {
-    let path = || path.to_owned();
-    let refused = |code: ErrorCode, message: &str| {
-        let reason = message.to_owned();
-        match (code, on) {
-            (ErrorCode::NoModel | ErrorCode::InvalidProtobuf, _) => {
-                ModelError::NotOnnx { path: path(), reason }
-            }
-            (_, Processor::Cpu) => ModelError::Refused { path: path(), reason },
-            (_, Processor::Cuda) => ModelError::Cuda { path: path(), reason },
-        }
-    };
-    let mut builder = Session::builder(&runtime.environment)
-        .map_err(|error| refused(error.code(), error.message()))?
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .map_err(|error| refused(error.code(), error.message()))?
-        .with_intra_threads(threads.max(1))
-        .map_err(|error| refused(error.code(), error.message()))?;
-    if on == Processor::Cuda {
-        runtime.load_cuda().map_err(|reason| ModelError::Cuda { path: path(), reason })?;
-        builder = builder
-            .with_execution_providers([ep::CUDA::default().build().error_on_failure()])
-            .map_err(|error| refused(error.code(), error.message()))?;
-    }
-    match bytes {
-        None => builder.commit_from_file(path()),
-        Some(bytes) => builder.commit_from_memory(bytes),
-    }
-    .map_err(|error| refused(error.code(), error.message()))
 }
 
 /// A loaded model.
@@ -685,7 +403,10 @@ mod tests {
         };
         assert!(!runtime.has_cuda());
         let refused = load(Some(Processor::Cuda)).unwrap_err().to_string();
-        assert!(refused.contains("does not run on CUDA") && refused.contains(CUDA_PART), "{refused}");
+        assert!(
+            refused.contains("does not run on CUDA") && refused.contains("libonnxruntime_providers_cuda.so"),
+            "{refused}"
+        );
         let by_itself = load(None).unwrap();
         assert_eq!((by_itself.device(), by_itself.refusal()), (Processor::Cpu, None));
     }

@@ -5,7 +5,11 @@ use crate::augment::Augment;
 use crate::example::{Example, Input, Split, Target};
 use crate::loss::{CkdLoss, LossConfig};
 use crate::method::MethodConfig;
+#[cfg(feature = "cuda")]
+use crate::ops::Precision;
 use crate::optimizer::{Rule, Schedule};
+#[cfg(feature = "cuda")]
+use crate::processor::Processor;
 use crate::student::{CnnConfig, ResnetConfig, ResnetModel, Stage, StudentConfig};
 
 /// Points on a plane, a linear teacher of three classes.
@@ -369,4 +373,6 @@ fn losses_parse_as_the_run_file_has_them() {
     assert_eq!(parsed.name(), "ckd");
 }
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod unasked;
