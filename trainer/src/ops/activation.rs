@@ -1,9 +1,11 @@
-//! ReLU, alone and behind the sum of two branches.
+//! ReLU, alone, behind the sum of two branches, and behind a bias.
 //!
 //! It must not know what comes before or after. Invariant: at zero the gradient is zero, as in PyTorch.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use pulp::Arch;
 
+use super::normalization::channel_sums;
 use super::{Precision, composed, ours, read, values};
 
 /// What follows a normalisation in the same pass.
@@ -38,6 +40,21 @@ pub fn add_relu(one: &Tensor, two: &Tensor) -> Result<Tensor> {
         return composed::add_relu(one, two);
     }
     one.contiguous()?.apply_op2(&two.contiguous()?, AddRelu)
+}
+
+/// max(x + b, 0): x `[..., C]`, b `[C]`.
+///
+/// # Errors
+/// Shapes that do not fit each other.
+pub fn bias_relu(input: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let channels = input.dims().last().copied().unwrap_or(0);
+    if channels == 0 || bias.dims() != [channels] {
+        candle_core::bail!("`bias_relu`: {channels} channels, but a bias of {:?}", bias.dims());
+    }
+    if !ours(input, Precision::F32) {
+        return composed::bias_relu(input, bias);
+    }
+    input.contiguous()?.apply_op2(&bias.contiguous()?, BiasRelu)
 }
 
 /// The gradient where the result is above zero.
@@ -94,5 +111,43 @@ impl CustomOp2 for AddRelu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let kept = masked(self.name(), out, gradient)?;
         Ok((Some(kept.clone()), Some(kept)))
+    }
+}
+
+struct BiasRelu;
+
+impl CustomOp2 for BiasRelu {
+    fn name(&self) -> &'static str {
+        "bias_relu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        input: &CpuStorage,
+        at: &Layout,
+        bias: &CpuStorage,
+        from: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (input, bias) = (values(self.name(), input, at)?, values(self.name(), bias, from)?);
+        let mut out = input.to_vec();
+        Arch::new().dispatch(|| {
+            for row in out.chunks_exact_mut(bias.len()) {
+                row.iter_mut().zip(bias).for_each(|(out, bias)| *out = (*out + bias).max(0.0));
+            }
+        });
+        Ok((CpuStorage::F32(out), at.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _input: &Tensor,
+        bias: &Tensor,
+        out: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let kept = masked(self.name(), out, gradient)?;
+        let sums = read(self.name(), [&kept], |[kept]| channel_sums(kept, bias.elem_count()))?;
+        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        Ok((Some(kept), Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)))
     }
 }

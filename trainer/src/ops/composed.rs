@@ -63,6 +63,10 @@ pub(super) fn add_relu(one: &Tensor, two: &Tensor) -> Result<Tensor> {
     (one + two)?.relu()
 }
 
+pub(super) fn bias_relu(input: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    input.broadcast_add(bias)?.relu()
+}
+
 fn activated(values: Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
         Activation::None => Ok(values),

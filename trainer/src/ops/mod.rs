@@ -20,7 +20,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-pub use activation::{Activation, add_relu, relu};
+pub use activation::{Activation, add_relu, bias_relu, relu};
 pub use convolution::convolve;
 pub use layout::{to_images, to_rows};
 pub use linear::linear;

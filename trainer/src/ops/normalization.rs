@@ -87,7 +87,7 @@ impl Statistics {
     fn of(values: &[f32], channels: usize) -> Self {
         let count = values.len() / channels.max(1);
         let share = 1.0 / count as f64;
-        let [sums, _] = column_sums(channels, values, Factor::None, &vec![0.0; period(channels)]);
+        let sums = channel_sums(values, channels);
         let mean: Vec<f32> = sums.iter().map(|sum| (sum * share) as f32).collect();
         let [rests, squares] = column_sums(channels, values, Factor::None, &tiled(&mean));
         // What rounding the mean left over is taken out again.
@@ -138,6 +138,12 @@ impl<'a> Factor<'a> {
             Self::Masked(gradient, out) => Self::Masked(&gradient[part.clone()], &out[part]),
         }
     }
+}
+
+/// The sum of each channel of `[..., channels]`.
+pub(super) fn channel_sums(values: &[f32], channels: usize) -> Vec<f64> {
+    let [sums, _] = column_sums(channels, values, Factor::None, &vec![0.0; period(channels)]);
+    sums
 }
 
 /// For each channel the sum of the factor (of the deviation, if there is none), and of factor times deviation.

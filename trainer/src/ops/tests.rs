@@ -225,6 +225,12 @@ fn activations_and_pools_and_their_gradients() {
         |inputs| inputs[0].iter().zip(&inputs[1]).map(|(one, two)| (one + two).max(0.0)).collect(),
     );
     check(
+        "bias_relu",
+        &[&shape, &[2]],
+        |tensors| bias_relu(&tensors[0], &tensors[1]),
+        |inputs| inputs[0].iter().zip(inputs[1].iter().cycle()).map(|(x, b)| (x + b).max(0.0)).collect(),
+    );
+    check(
         "mean_pool",
         &[&shape],
         |tensors| mean_pool(&tensors[0]),
@@ -349,7 +355,7 @@ type Pair = (&'static str, Vec<Vec<usize>>, fn(&[Tensor], bool) -> Result<Tensor
 #[test]
 fn composed_of_candles_own_each_operator_is_the_same() {
     const F32: Precision = Precision::F32;
-    let pairs: [Pair; 11] = [
+    let pairs: [Pair; 12] = [
         ("convolve", vec![vec![5, 6, 3, 4], vec![7, 4, 3, 3]], |t, composed| match composed {
             true => composed::convolve(&t[0], &t[1], 2, 1, F32),
             false => convolve(&t[0], &t[1], 2, 1, F32),
@@ -365,6 +371,10 @@ fn composed_of_candles_own_each_operator_is_the_same() {
         ("add_relu", vec![vec![5, 3], vec![5, 3]], |t, composed| match composed {
             true => composed::add_relu(&t[0], &t[1]),
             false => add_relu(&t[0], &t[1]),
+        }),
+        ("bias_relu", vec![vec![5, 3], vec![3]], |t, composed| match composed {
+            true => composed::bias_relu(&t[0], &t[1]),
+            false => bias_relu(&t[0], &t[1]),
         }),
         ("batch_norm", vec![vec![4, 3, 2, 5], vec![5], vec![5]], |t, composed| match composed {
             true => composed::batch_norm(&t[0], &t[1], &t[2], 1e-5, Activation::Relu).map(|(out, _)| out),
@@ -496,6 +506,7 @@ fn what_does_not_fit_is_refused_by_the_operators_name() {
     refused(max_pool(&images, [1, 5]), "windows of 1x5 do not fit into images of 4x4");
     refused(to_images(&of(&[2, 5]), [1, 2, 2]), "rows of 5 values are no images of [1, 2, 2]");
     refused(add_relu(&images, &of(&[4])), "`add_relu`: shapes");
+    refused(bias_relu(&images, &of(&[4])), "`bias_relu`: 3 channels");
     refused(linear(&of(&[2, 3]), &of(&[5, 4]), &of(&[5]), Precision::F32), "`linear`: rows of 3");
     refused(linear(&of(&[2, 4]), &of(&[5, 4]), &of(&[4]), Precision::F32), "`linear`: rows of 4");
     refused(layer_norm(&images, &of(&[4]), &of(&[3]), 1e-5), "`layer_norm`: rows of 3");

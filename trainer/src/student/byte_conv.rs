@@ -175,11 +175,11 @@ impl ByteConv {
         let (n, length) = symbols.dims2()?;
         let embedded = table.index_select(&symbols.t()?.flatten_all()?, 0)?;
         let embedded = embedded.reshape((1, length, n, self.config.embedding))?;
-        let hidden = ops::relu(&self.convolve(&embedded, first)?.broadcast_add(&first.bias)?)?;
+        let hidden = ops::bias_relu(&self.convolve(&embedded, first)?, &first.bias)?;
         // The maximum over positions, then bias and ReLU: neither changes which position it is.
         let seen = self.convolve(&hidden, second)?;
         let highest = ops::max_pool(&seen, [1, seen.dim(1)?])?.reshape((n, ()))?;
-        ops::relu(&highest.broadcast_add(&second.bias)?)
+        ops::bias_relu(&highest, &second.bias)
     }
 }
 
