@@ -248,16 +248,23 @@ fn write_string(string: &str, out: &mut String) {
     out.push_str(&serde_json::to_string(string).expect("a string is always JSON"));
 }
 
-fn canonical_number(text: &str) -> String {
+fn canonical_number(text: &str) -> Cow<'_, str> {
+    /// So many digits a double holds, whichever they are, and writes without an exponent.
+    const EXACT_DIGITS: usize = 15;
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        // JSON has no leading zeros, so this is its own canonical form.
+        if digits.len() <= EXACT_DIGITS && text != "-0" {
+            return Cow::Borrowed(text);
+        }
         let small = digits.parse::<u128>().is_ok_and(|value| value <= INTEGER_MAX);
         if !small {
-            return text.to_owned();
+            return Cow::Borrowed(text);
         }
     }
     let float: f64 = text.parse().expect("only finite numbers are read");
-    ryu_js::Buffer::new().format_finite(if float == 0.0 { 0.0 } else { float }).to_owned()
+    let float = if float == 0.0 { 0.0 } else { float };
+    Cow::Owned(ryu_js::Buffer::new().format_finite(float).to_owned())
 }
 
 struct Text<'a>(Cow<'a, str>);
@@ -333,6 +340,10 @@ mod tests {
     #[test]
     fn number_spelling_does_not_matter_but_large_integers_do() {
         check("[0.0,-0,-0.0,0e9,1.0,10e-1]", Ok("[0,0,0,0,1,1]"));
+        for whole in [0i64, 7, -12, 100_000, 999_999_999_999_999, -1_000_000_000_000_000] {
+            let (text, by_ryu) = (whole.to_string(), ryu_js::Buffer::new().format(whole as f64).to_owned());
+            assert_eq!(Json::parse(text.as_bytes()).unwrap().canonical(), by_ryu);
+        }
         check("9007199254740993", Ok("9007199254740993"));
         check("9007199254740992", Ok("9007199254740992"));
         check("-36893488147419103233", Ok("-36893488147419103233"));
