@@ -2,6 +2,8 @@
 //!
 //! It must not know students or losses. Invariant: what is not there is refused by name; nothing falls back to the processor.
 
+use std::sync::OnceLock;
+
 use candle_core::Device;
 
 use crate::ops::Precision;
@@ -50,10 +52,20 @@ impl Machine {
             Processor::Cpu if precision == Precision::Bf16 => return Err(MachineError::Precision),
             Processor::Cpu => Device::Cpu,
             Processor::Cuda if !BUILT_WITH_CUDA => return Err(MachineError::NotBuilt),
-            Processor::Cuda => Device::new_cuda(0).map_err(MachineError::NoDevice)?,
+            Processor::Cuda => cuda()?,
         };
         Ok(Self { device, precision })
     }
+}
+
+/// One for the whole process: tensors of two openings of a device do not go together.
+fn cuda() -> Result<Device, MachineError> {
+    static OPENED: OnceLock<Device> = OnceLock::new();
+    if let Some(device) = OPENED.get() {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda(0).map_err(MachineError::NoDevice)?;
+    Ok(OPENED.get_or_init(|| device).clone())
 }
 
 #[cfg(test)]

@@ -216,8 +216,9 @@ impl<'a> Explorer<'a> {
     ) -> Result<Tensor, ExploreError> {
         for _ in 0..self.config.steps {
             let at = Var::from_tensor(&latents)?;
-            let decoded = generator.decode(at.as_tensor())?;
-            let loss = answers.loss(&student.forward(&Inputs(vec![decoded]), Mode::Inference)?)?;
+            let decoded = generator.decode(at.as_tensor())?.to_device(student.parameters().device())?;
+            let logits = student.forward(&Inputs(vec![decoded]), Mode::Inference)?;
+            let loss = answers.loss(&logits.to_device(&Device::Cpu)?)?;
             let gradients = loss.backward()?;
             let gradient = match gradients.get(&at) {
                 Some(gradient) => gradient.clone(),

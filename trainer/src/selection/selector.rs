@@ -5,7 +5,7 @@
 //! Sources: margin and entropy, Settles, Active Learning Literature Survey, 2009; committees, Seung et al., 1992, by the mean
 //! KL from the members' mean (McCallum and Nigam, 1998); k-centre, arXiv 1708.00489.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rand::seq::index;
 
 use super::{AcquireConfig, Pick, Policy, STREAMS, Scorer};
@@ -132,11 +132,12 @@ impl<'a> Selector<'a> {
     }
 }
 
+/// The student's features, in the processor's memory, where distances are taken.
 fn features(student: &Built, examples: &[&Example]) -> candle_core::Result<Tensor> {
     let chunks = examples
         .chunks(256)
         .map(|chunk| Ok(student.features(&student.inputs(chunk)?, Mode::Inference)?.detach()));
-    Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)
+    Tensor::cat(&chunks.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_device(&Device::Cpu)
 }
 
 /// The gap between the two greatest probabilities.
