@@ -240,7 +240,11 @@ pub(crate) fn install(
     cuda: bool,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Vec<Installed>, SetupError> {
-    let mut installed = vec![runtime(cache, cuda, tell)?];
+    let mut installed = vec![runtime(cache, tell)?];
+    // Beside it, and first in the order of search; a library that the environment names stays the one.
+    if cuda && cuda::is_pinned() && library_from_environment()?.is_none() {
+        installed.push(cuda::install(cache, tell)?);
+    }
     let taken = |member, target, header| Taken { member, target, header };
     let model = taken("magika/models/standard_v3_3/model.onnx", cache.magika_model(), None);
     let config = taken("magika/models/standard_v3_3/config.min.json", cache.magika_config(), None);
@@ -256,13 +260,10 @@ pub(crate) fn install(
     Ok(installed)
 }
 
-fn runtime(cache: &Cache, cuda: bool, tell: &mut dyn FnMut(&str)) -> Result<Installed, SetupError> {
+fn runtime(cache: &Cache, tell: &mut dyn FnMut(&str)) -> Result<Installed, SetupError> {
     let name = "ONNX Runtime".to_owned();
     if let Some(path) = library_from_environment()? {
         return Ok(Installed { name, path, fetched: false });
-    }
-    if cuda && cuda::is_pinned() {
-        return cuda::install(cache, tell);
     }
     let pinned =
         RUNTIMES.iter().find(|runtime| runtime.os == env::consts::OS && runtime.arch == env::consts::ARCH);

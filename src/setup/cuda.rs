@@ -12,7 +12,7 @@ use super::{Cache, Installed, SetupError};
 
 pub(super) const FOLDER: &str = "onnxruntime-gpu-1.31.1";
 
-/// A wheel, and its libraries that are taken: 1.5 GB of wheels, 2.4 GB of libraries.
+/// A wheel, and its libraries that are taken: 1.5 GB of wheels, 2.2 GB of libraries.
 struct Part {
     wheel: Wheel,
     members: &'static [&'static str],

@@ -23,10 +23,8 @@ pub enum MachineError {
     /// No device, or none that can be used.
     #[error("`train.device = \"cuda\"`: no CUDA device answers")]
     NoDevice(#[source] candle_core::Error),
-    /// Half precision where nothing gains by it.
-    #[error(
-        "`train.precision = \"bf16\"` wants `train.device = \"cuda\"`: on the CPU it would be slower, not faster"
-    )]
+    /// Half precision on the processor.
+    #[error("`train.precision = \"bf16\"` wants `train.device = \"cuda\"`: products on the CPU are in f32")]
     Precision,
 }
 

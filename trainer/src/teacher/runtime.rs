@@ -78,8 +78,9 @@ impl Runtime {
         if !self.has_cuda() {
             return Err(format!("`{CUDA_PART}` does not lie beside `{}`", self.library.display()));
         }
-        ort::util::preload_dylib(DRIVER)
-            .map_err(|_| format!("`{DRIVER}` does not load: there is no NVIDIA driver here"))?;
+        ort::util::preload_dylib(DRIVER).map_err(|error| {
+            format!("`{DRIVER}`, which comes with NVIDIA's driver, does not load: {error}")
+        })?;
         match self.library.parent() {
             Some(folder) if folder.join(CUDA_LIBRARY).is_file() => {
                 ep::cuda::preload_dylibs(Some(folder), Some(folder))
