@@ -7,8 +7,8 @@
 mod cells;
 mod children;
 mod config;
+mod forest;
 mod page;
-mod plot;
 mod table;
 
 use std::ffi::OsString;

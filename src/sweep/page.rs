@@ -4,9 +4,10 @@
 //! is escaped; the three forms show the same tables.
 
 use tuition_trainer::html::{document, escape};
+use tuition_trainer::plot::{Plot, Point, alone};
 use tuition_trainer::{Measure, Measures};
 
-use super::plot::{Plot, Point};
+use super::forest::Forest;
 use super::table::{Bound, Needed, Results, Row};
 use crate::print;
 
@@ -156,18 +157,42 @@ pub(crate) struct Drawing {
 }
 
 impl Drawing {
-    /// As a file that stands alone: its names are said to be those of SVG, which a page need not say.
+    fn new(title: String, svg: String) -> Self {
+        let file = format!("{}.svg", title.to_lowercase().replace(' ', "-"));
+        Self { title, file, svg }
+    }
+
+    /// What goes into that file.
     pub(crate) fn alone(&self) -> String {
-        const SPACE: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" ";
-        self.svg.replacen("<svg ", SPACE, 1)
+        alone(&self.svg)
     }
 }
 
-/// Quality against calls, and against dollars where every row has a price that is no gift.
+type Pick = fn(&Measures) -> &Measure;
+
+/// Quality against calls, and against dollars where every row has a price that is no gift; where there is one budget and a
+/// baseline, what each method has more than that.
 pub(crate) fn plots(results: &Results) -> Vec<Drawing> {
-    type Pick = fn(&Measures) -> &Measure;
     let measures: [(&str, Pick); 2] =
         [("Accuracy", |measures| &measures.accuracy), ("Agreement", |measures| &measures.agreement)];
+    let one_budget = results.table.windows(2).all(|pair| pair[0].budget == pair[1].budget);
+    let draw = |(what, pick): (&str, Pick)| match &results.baseline {
+        Some(baseline) if one_budget => differences(results, what, pick, baseline).into_iter().collect(),
+        _ => curves(results, what, pick),
+    };
+    measures.into_iter().flat_map(draw).collect()
+}
+
+/// What each method has more than the baseline.
+fn differences(results: &Results, what: &str, pick: Pick, baseline: &str) -> Option<Drawing> {
+    let title = format!("{what} minus {baseline}");
+    let lines = results.table.iter();
+    let lines = lines.filter_map(|row| Some((row.method.as_str(), pick(row.against_baseline.as_ref()?))));
+    let svg = Forest { title: &title, lines: lines.collect() }.svg()?;
+    Some(Drawing::new(title, svg))
+}
+
+fn curves(results: &Results, what: &str, pick: Pick) -> Vec<Drawing> {
     let dollars = |row: &Row| row.usd.map(|usd| usd.nanos()).filter(|nanos| *nanos > 0);
     let priced = results.table.iter().all(|row| dollars(row).is_some());
     let mut names: Vec<&str> = vec![];
@@ -177,33 +202,27 @@ pub(crate) fn plots(results: &Results) -> Vec<Drawing> {
         }
     }
     let mut plots = Vec::new();
-    for (what, pick) in measures {
-        for money in [false, true] {
-            if money && !priced {
-                continue;
-            }
-            let point = |row: &Row| {
-                let measure = pick(&row.test);
-                // A place on paper, no money.
-                let x = if money { dollars(row)? as f64 / 1e9 } else { row.budget as f64 };
-                Some(Point { x, y: measure.mean?, half: measure.ci95 })
-            };
-            let curve = |name: &&'_ str| -> Vec<Point> {
-                results.table.iter().filter(|row| row.method == *name).filter_map(point).collect()
-            };
-            let title = format!("{what} against {}", if money { "dollars" } else { "calls" });
-            let plot = Plot {
-                title: &title,
-                across: if money { "dollars for the answers of one cell" } else { "calls" },
-                curves: names.iter().map(|name| (*name, curve(name))).collect(),
-                level: results
-                    .teacher_accuracy
-                    .filter(|_| what == "Accuracy")
-                    .map(|level| ("teacher", level)),
-            };
-            let file = format!("{}.svg", title.to_lowercase().replace(' ', "-"));
-            plots.extend(plot.svg().map(|svg| Drawing { title: title.clone(), file, svg }));
+    for money in [false, true] {
+        if money && !priced {
+            continue;
         }
+        let point = |row: &Row| {
+            let measure = pick(&row.test);
+            // A place on paper, no money.
+            let x = if money { dollars(row)? as f64 / 1e9 } else { row.budget as f64 };
+            Some(Point { x, y: measure.mean?, half: measure.ci95 })
+        };
+        let curve = |name: &&'_ str| -> Vec<Point> {
+            results.table.iter().filter(|row| row.method == *name).filter_map(point).collect()
+        };
+        let title = format!("{what} against {}", if money { "dollars" } else { "calls" });
+        let plot = Plot {
+            title: &title,
+            across: if money { "dollars for the answers of one cell" } else { "calls" },
+            curves: names.iter().map(|name| (*name, curve(name))).collect(),
+            level: results.teacher_accuracy.filter(|_| what == "Accuracy").map(|level| ("teacher", level)),
+        };
+        plots.extend(plot.svg().map(|svg| Drawing::new(title, svg)));
     }
     plots
 }
@@ -314,5 +333,17 @@ mod tests {
         let mut unpriced = results();
         unpriced.table[1].usd = None;
         assert_eq!(html(&unpriced).matches("<svg").count(), 2);
+    }
+
+    #[test]
+    fn with_one_budget_methods_are_held_against_the_baseline() {
+        let mut results = results();
+        results.table.retain(|row| row.budget == 100);
+        let files: Vec<String> = plots(&results).into_iter().map(|plot| plot.file).collect();
+        assert_eq!(files, ["accuracy-minus-kd.svg", "agreement-minus-kd.svg"]);
+        results.baseline = None;
+        assert_eq!(plots(&results)[0].file, "accuracy-against-calls.svg");
+        results.table.clear();
+        assert!(plots(&results).is_empty());
     }
 }

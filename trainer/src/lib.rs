@@ -34,6 +34,7 @@ mod generator;
 mod explore;
 mod evaluate;
 pub mod html;
+pub mod plot;
 mod report;
 mod export;
 mod run;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use tuition_trainer::html::escape;
+use crate::html::escape;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
@@ -17,39 +17,53 @@ const BOTTOM: f64 = 44.0;
 const LINES: f64 = 5.0;
 /// Height of a line of the legend.
 const LEGEND: f64 = 16.0;
+/// Width of a number below the axis of x.
+const TICK: f64 = 48.0;
 /// How far the points of one curve stand beside those of the next.
 const ASIDE: f64 = 4.0;
 /// Half the width of an interval's ends.
 const END: f64 = 3.0;
-const COLOURS: [&str; 8] =
+/// How far below the middle of a line its text stands.
+pub const BASELINE: f64 = 4.0;
+/// The curves' colours, one after the other.
+pub const COLOURS: [&str; 8] =
     ["#0b6e99", "#b5482f", "#4d7c2a", "#7a4fa0", "#a37b00", "#c2498b", "#3b7f77", "#555555"];
+
+/// A picture as a file that stands alone: its names are said to be those of SVG, which a page need not say.
+#[must_use]
+pub fn alone(svg: &str) -> String {
+    const SPACE: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" ";
+    svg.replacen("<svg ", SPACE, 1)
+}
 
 /// A point of a curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Point {
+pub struct Point {
     /// Above zero.
-    pub(crate) x: f64,
+    pub x: f64,
     /// The mean.
-    pub(crate) y: f64,
+    pub y: f64,
     /// Half the interval of the mean.
-    pub(crate) half: Option<f64>,
+    pub half: Option<f64>,
 }
 
 /// Curves over one axis.
-pub(crate) struct Plot<'a> {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plot<'a> {
     /// What it shows, for those who do not see it.
-    pub(crate) title: &'a str,
+    pub title: &'a str,
     /// The name of the axis of x.
-    pub(crate) across: &'a str,
+    pub across: &'a str,
     /// Names and points, the points by their x.
-    pub(crate) curves: Vec<(&'a str, Vec<Point>)>,
+    pub curves: Vec<(&'a str, Vec<Point>)>,
     /// A level line and its name.
-    pub(crate) level: Option<(&'a str, f64)>,
+    pub level: Option<(&'a str, f64)>,
 }
 
 impl Plot<'_> {
-    /// The picture; none without a point.
-    pub(crate) fn svg(&self) -> Option<String> {
+    /// The picture, as it stands in a page; none without a point.
+    #[must_use]
+    pub fn svg(&self) -> Option<String> {
         let points = || self.curves.iter().flat_map(|(_, points)| points);
         let range = |values: &mut dyn Iterator<Item = f64>| {
             values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -63,7 +77,7 @@ impl Plot<'_> {
         if first > last {
             return None;
         }
-        let step = step(high - low);
+        let step = round_step(high - low);
         let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
         let high = if high > low { high } else { low + step };
         let wide = if last > first { last - first } else { 1.0 };
@@ -83,7 +97,7 @@ impl Plot<'_> {
                 drawn,
                 "<path d=\"M{from},{} h24\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{}\" y=\"{line}\" \
                  fill=\"{colour}\">{}</text>",
-                line - 4.0,
+                line - BASELINE,
                 from + 32.0,
                 escape(name)
             );
@@ -113,7 +127,7 @@ impl Plot<'_> {
                 "<path d=\"M{LEFT},{at:.1} H{right}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" \
                  text-anchor=\"end\">{value:.places$}</text>",
                 LEFT - 6.0,
-                at + 4.0
+                at + BASELINE
             );
         }
         let mut ticks: Vec<f64> =
@@ -126,11 +140,13 @@ impl Plot<'_> {
             if at < free {
                 continue;
             }
-            free = at + 48.0;
+            free = at + TICK;
+            // The last one stays within the picture.
+            let anchor = if at + TICK / 2.0 > WIDTH { "end" } else { "middle" };
             let _ = writeln!(
                 drawn,
                 "<path d=\"M{at:.1},{bottom} v4\" stroke=\"#888\"/><text x=\"{at:.1}\" y=\"{}\" \
-                 text-anchor=\"middle\">{}</text>",
+                 text-anchor=\"{anchor}\">{}</text>",
                 bottom + 18.0,
                 figure(tick)
             );
@@ -178,8 +194,9 @@ fn curve(drawn: &mut String, colour: &str, points: &[Point], x: &dyn Fn(f64) -> 
     }
 }
 
-/// A round step that divides a range into about [`LINES`].
-fn step(range: f64) -> f64 {
+/// A round step (1, 2 or 5 times a power of ten) that divides a range into about five.
+#[must_use]
+pub fn round_step(range: f64) -> f64 {
     let rough = if range > 0.0 { range / LINES } else { 0.1 };
     let power = 10f64.powf(rough.log10().floor());
     let round = [1.0, 2.0, 5.0].into_iter().find(|times| times * power >= rough).unwrap_or(10.0);
@@ -203,7 +220,7 @@ mod tests {
     #[test]
     fn steps_and_figures_are_round() {
         for (range, expected) in [(1.0, 0.2), (0.04, 0.01), (0.3, 0.1), (7.0, 2.0), (0.0, 0.1)] {
-            assert!((step(range) - expected).abs() < 1e-12, "{range}: {}", step(range));
+            assert!((round_step(range) - expected).abs() < 1e-12, "{range}: {}", round_step(range));
         }
         for (value, expected) in [(250.0, "250"), (1.5, "1.5"), (0.012_345, "0.0123"), (40.0, "40")] {
             assert_eq!(figure(value), expected);
@@ -225,6 +242,10 @@ mod tests {
         assert!(svg.contains("points=\"64.0,266.0 704.0,66.0\""), "{svg}");
         assert!(svg.contains("M64.0,216.0 V316.0"), "{svg}");
         assert!(svg.contains("a &lt; b") && svg.contains("k&amp;d") && svg.contains(">teacher<"), "{svg}");
+        assert!(
+            svg.contains("text-anchor=\"middle\">100<") && svg.contains("text-anchor=\"end\">400<"),
+            "{svg}"
+        );
         assert_eq!(svg.matches("<circle").count(), 2);
         let none = Plot { title: "", across: "", curves: vec![("x", vec![])], level: None };
         assert_eq!(none.svg(), None);
