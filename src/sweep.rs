@@ -207,14 +207,27 @@ fn finish(
     let results = table::results(sweep, scores);
     let value = serde_json::to_value(&results).map_err(|error| Trouble::failed(error.to_string()))?;
     write(&folder.join("report.md"), &page::markdown(&results))?;
-    for plot in page::plots(&results) {
-        write(&folder.join(&plot.file), &plot.alone())?;
-    }
+    draw(folder, &page::plots(&results))?;
     write(&folder.join("report.html"), &page::html(&results))?;
     write(&folder.join("sweep.json"), &format!("{value:#}\n"))?;
     let exit = complain(ends);
     show(globals, folder, &results, value, (found, trained), ends, exit);
     Ok(exit)
+}
+
+/// Writes the plots, and takes away those that an earlier form of the sweep left: with other budgets there are others.
+fn draw(folder: &Path, plots: &[page::Drawing]) -> Result<(), Trouble> {
+    for plot in plots {
+        write(&folder.join(&plot.file), &plot.alone())?;
+    }
+    for entry in fs::read_dir(folder).map_err(|source| Trouble::io("cannot read", folder, source))? {
+        let path = entry.map_err(|source| Trouble::io("cannot read", folder, source))?.path();
+        let drawn = |plot: &page::Drawing| folder.join(&plot.file) == path;
+        if path.extension().is_some_and(|extension| extension == "svg") && !plots.iter().any(drawn) {
+            fs::remove_file(&path).map_err(|source| Trouble::io("cannot take away", &path, source))?;
+        }
+    }
+    Ok(())
 }
 
 fn show(
@@ -316,5 +329,21 @@ mod tests {
         check(&[failed(Exit::Budget), failed(Exit::Found)], Exit::Budget);
         check(&[failed(Exit::Budget), failed(Exit::Failed)], Exit::Failed);
         check(&[End::Interrupted], Exit::Failed);
+    }
+
+    #[test]
+    fn the_plots_of_an_earlier_form_are_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["accuracy-minus-kd.svg", "accuracy-against-calls.svg", "report.md"] {
+            fs::write(folder.path().join(file), "old").unwrap();
+        }
+        let plot = page::Drawing::new("Accuracy against calls".into(), "<svg ></svg>".into());
+        draw(folder.path(), &[plot]).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["accuracy-against-calls.svg", "report.md"]);
+        let drawn = fs::read_to_string(folder.path().join("accuracy-against-calls.svg")).unwrap();
+        assert!(drawn.starts_with("<svg xmlns"), "{drawn}");
     }
 }

@@ -157,7 +157,7 @@ pub(crate) struct Drawing {
 }
 
 impl Drawing {
-    fn new(title: String, svg: String) -> Self {
+    pub(super) fn new(title: String, svg: String) -> Self {
         let file = format!("{}.svg", title.to_lowercase().replace(' ', "-"));
         Self { title, file, svg }
     }
