@@ -221,9 +221,11 @@ fn draw(folder: &Path, plots: &[page::Drawing]) -> Result<(), Trouble> {
         write(&folder.join(&plot.file), &plot.alone())?;
     }
     for entry in fs::read_dir(folder).map_err(|source| Trouble::io("cannot read", folder, source))? {
-        let path = entry.map_err(|source| Trouble::io("cannot read", folder, source))?.path();
-        let drawn = |plot: &page::Drawing| folder.join(&plot.file) == path;
-        if path.extension().is_some_and(|extension| extension == "svg") && !plots.iter().any(drawn) {
+        let entry = entry.map_err(|source| Trouble::io("cannot read", folder, source))?;
+        let name = entry.file_name();
+        let earlier = name.to_str().is_some_and(page::is_plot);
+        if earlier && !plots.iter().any(|plot| *plot.file == *name) {
+            let path = entry.path();
             fs::remove_file(&path).map_err(|source| Trouble::io("cannot take away", &path, source))?;
         }
     }
@@ -334,7 +336,9 @@ mod tests {
     #[test]
     fn the_plots_of_an_earlier_form_are_taken_away() {
         let folder = tempfile::tempdir().unwrap();
-        for file in ["accuracy-minus-kd.svg", "accuracy-against-calls.svg", "report.md"] {
+        let files =
+            ["accuracy-minus-kd.svg", "accuracy-against-calls.svg", "report.md", "accuracy.svg", "mine.svg"];
+        for file in files {
             fs::write(folder.path().join(file), "old").unwrap();
         }
         let plot = page::Drawing::new("Accuracy against calls".into(), "<svg ></svg>".into());
@@ -342,7 +346,7 @@ mod tests {
         let mut left: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["accuracy-against-calls.svg", "report.md"]);
+        assert_eq!(left, ["accuracy-against-calls.svg", "accuracy.svg", "mine.svg", "report.md"]);
         let drawn = fs::read_to_string(folder.path().join("accuracy-against-calls.svg")).unwrap();
         assert!(drawn.starts_with("<svg xmlns"), "{drawn}");
     }

@@ -170,17 +170,28 @@ impl Drawing {
 
 type Pick = fn(&Measures) -> &Measure;
 
+/// What is drawn of each method.
+const MEASURES: [(&str, Pick); 2] =
+    [("Accuracy", |measures| &measures.accuracy), ("Agreement", |measures| &measures.agreement)];
+
+/// Whether some sweep's plot has this file name. Every other file beside the tables is its owner's.
+pub(crate) fn is_plot(file: &str) -> bool {
+    let of = |what: &str| {
+        let rest = file.strip_prefix(&what.to_lowercase())?.strip_suffix(".svg")?;
+        Some(rest.starts_with("-against-") || rest.starts_with("-minus-"))
+    };
+    MEASURES.iter().any(|(what, _)| of(what) == Some(true))
+}
+
 /// Quality against calls, and against dollars where every row has a price that is no gift; where there is one budget and a
 /// baseline, what each method has more than that.
 pub(crate) fn plots(results: &Results) -> Vec<Drawing> {
-    let measures: [(&str, Pick); 2] =
-        [("Accuracy", |measures| &measures.accuracy), ("Agreement", |measures| &measures.agreement)];
     let one_budget = results.table.windows(2).all(|pair| pair[0].budget == pair[1].budget);
     let draw = |(what, pick): (&str, Pick)| match &results.baseline {
         Some(baseline) if one_budget => differences(results, what, pick, baseline).into_iter().collect(),
         _ => curves(results, what, pick),
     };
-    measures.into_iter().flat_map(draw).collect()
+    MEASURES.into_iter().flat_map(draw).collect()
 }
 
 /// What each method has more than the baseline.
