@@ -241,3 +241,11 @@ fn what_cannot_be_explored_is_named() {
     let refused = world.explorer().next(&split(), REAL, 5, &control(false)).unwrap_err();
     assert!(matches!(refused, ExploreError::Exhausted { found: 0, wanted: 5 }), "{refused}");
 }
+
+#[test]
+fn pairs_are_counted_without_a_list_of_them() {
+    let listed = (0..40).flat_map(|two| (0..two).map(move |one| (one, two)));
+    assert!((0..780).map(pair).eq(listed));
+    let last = 60_000 * 59_999 / 2 - 1;
+    assert_eq!([last, last + 1].map(pair), [(59_998, 59_999), (0, 60_000)]);
+}
