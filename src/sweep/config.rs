@@ -43,6 +43,8 @@ struct Document {
 #[serde(deny_unknown_fields)]
 struct MethodTable {
     name: String,
+    /// A method above it, whose `over` lies below its own.
+    from: Option<String>,
     #[serde(default)]
     over: Table,
     budgets: Option<Vec<u64>>,
@@ -175,9 +177,12 @@ impl Sweep {
             run: document.run.clone(),
             source: ConfigError::Syntax(error.to_string()),
         })?;
-        let mut methods = Vec::new();
+        let mut methods: Vec<Method> = Vec::new();
         for table in document.method {
             named("method.name", &table.name, false)?;
+            let mut over =
+                table.from.map_or_else(|| Ok(Table::new()), |from| above(&methods, &table.name, &from))?;
+            merge(&mut over, &table.over);
             let missing = |key: &str| SweepError::Missing { method: table.name.clone(), key: key.to_owned() };
             let method = Method {
                 budgets: match (&table.budgets, &document.budgets) {
@@ -190,7 +195,7 @@ impl Sweep {
                     (None, Some(all)) => seeds("seeds", all)?,
                     (None, None) => return Err(missing("seeds")),
                 },
-                over: table.over,
+                over,
                 name: table.name,
             };
             shared(&method)?;
@@ -236,6 +241,21 @@ impl Sweep {
         sweep.cells.sort_by_key(|cell| (cell.seed, cell.budget));
         Ok(sweep)
     }
+}
+
+/// What the method that another starts from lays over the run file.
+fn above(methods: &[Method], name: &str, from: &str) -> Result<Table, SweepError> {
+    let found = methods.iter().find(|method| method.name == from).map(|method| method.over.clone());
+    let names: Vec<&str> = methods.iter().map(|method| method.name.as_str()).collect();
+    found.ok_or_else(|| SweepError::Range {
+        field: format!("method.{name}.from"),
+        value: format!("{from:?}"),
+        range: if names.is_empty() {
+            "absent: no method stands above it".to_owned()
+        } else {
+            format!("the name of a method above it: {}", names.join(", "))
+        },
+    })
 }
 
 fn budgets(field: &str, list: &[u64]) -> Result<Vec<u64>, SweepError> {
@@ -349,6 +369,23 @@ mod tests {
     }
 
     #[test]
+    fn a_method_from_another_changes_what_that_one_changed() {
+        let more = "[[method]]\nname = \"kd-long\"\nfrom = \"kd\"\nover.train.steps = 9\n\
+                    [[method]]\nname = \"hot\"\nfrom = \"kd-long\"\nover.method.losses = [{ kind = \"kd\", temperature = 9.0 }]\n";
+        let sweep = Sweep::parse(&format!("{SWEEP}{more}"), RUN).unwrap();
+        let run = |method: &str| &sweep.cells.iter().find(|cell| cell.method == method).unwrap().run;
+        let settings =
+            ["plain", "kd", "kd-long", "hot"].map(|method| (run(method).train.lr, run(method).train.steps));
+        assert_eq!(settings[1..], [(0.01, 7), (0.01, 9), (0.01, 9)]);
+        assert_ne!(settings[0].0, 0.01);
+        assert_eq!(run("kd-long").method, run("kd").method);
+        assert_ne!(run("hot").method, run("kd").method);
+        // The budgets are each method's own, or the sweep's.
+        assert!(sweep.cells.iter().any(|cell| cell.method == "kd-long" && cell.budget == 250));
+        assert_eq!(Sweep::parse(&toml::to_string(&sweep).unwrap(), RUN).unwrap(), sweep);
+    }
+
+    #[test]
     fn tables_are_merged_and_another_kind_is_another_table() {
         let check = |over: &str, expected: &str| {
             let mut below: Table =
@@ -388,6 +425,8 @@ mod tests {
             ("over.train.lr = 0.01", "over.train.seeds = [1]"),
             ("over.train.lr = 0.01", "over.data.test = 0.5"),
             ("over.train.lr = 0.01", "over.train.stps = 1"),
+            ("name = \"kd\"", "name = \"kd\"\nfrom = \"kd\""),
+            ("name = \"plain\"\n[", "name = \"plain\"\nfrom = \"kd\"\n["),
             ("kind = \"kd\"", "kind = \"kdd\""),
             ("over.train.lr = 0.01", "over.budget.validation = 2.0"),
         ]
@@ -412,6 +451,8 @@ mod tests {
         method `kd` sets `over.train.seeds`, which is the same for all methods: write `seeds` beside the method's name
         method `kd` sets `over.data`, which is the same for all methods: write it into the run file, or make another sweep
         method `kd` over the run file `run.toml`: unknown key `stps`, did you mean `steps`?
+        `method.kd.from` is "kd"; it must be the name of a method above it: plain
+        `method.plain.from` is "kd"; it must be absent: no method stands above it
         method `kd` over the run file `run.toml`: unknown kind `kdd`, did you mean `kd`?
         method `kd` over the run file `run.toml`: `budget.validation` is 2; it must be 0 to below 1
         "#);
