@@ -6,6 +6,7 @@
 
 mod cells;
 mod children;
+mod choice;
 mod config;
 mod forest;
 mod page;

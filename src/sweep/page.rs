@@ -7,8 +7,9 @@ use tuition_trainer::html::{document, escape};
 use tuition_trainer::plot::{Plot, Point, alone};
 use tuition_trainer::{Measure, Measures};
 
+use super::choice::Choice;
 use super::forest::Forest;
-use super::table::{Bound, Needed, Results, Row};
+use super::table::{Bound, Needed, Race, Results, Row};
 use crate::print;
 
 /// A table with its title.
@@ -18,52 +19,82 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    fn new(title: String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Self {
+        Self { title, heads: heads.iter().map(|head| (*head).to_owned()).collect(), rows: rows.collect() }
+    }
+}
+
 fn tables(results: &Results) -> Vec<Table> {
-    let priced = results.table.iter().any(|row| row.usd.is_some());
-    let mut heads = vec!["method", "calls"];
-    if priced {
-        heads.push("dollars");
+    let mut tables = vec![quality(results)];
+    if let Some(baseline) = &results.baseline {
+        tables.push(against(results, baseline));
+        tables.extend(results.calls_needed.iter().map(|race| calls_needed(race, baseline)));
     }
-    heads.extend(["seeds", "accuracy", "agreement", "ECE", "loss"]);
-    let row = |row: &Row, measures: &Measures, money: bool| {
-        let mut cells = vec![row.method.clone(), row.budget.to_string()];
-        if money {
-            cells.push(row.usd.map_or_else(|| "-".to_owned(), |usd| usd.to_string()));
-        }
-        cells.push(measures.loss.values.len().max(measures.agreement.values.len()).to_string());
-        cells.extend([&measures.accuracy, &measures.agreement, &measures.ece, &measures.loss].map(measure));
-        cells
-    };
-    let owned = |heads: &[&str]| heads.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>();
-    let mut tables = vec![Table {
-        title: "Quality".to_owned(),
-        rows: results.table.iter().map(|one| row(one, &one.test, priced)).collect(),
-        heads: owned(&heads),
-    }];
-    let Some(baseline) = &results.baseline else { return tables };
-    heads.retain(|head| *head != "dollars");
-    let against = results.table.iter();
-    tables.push(Table {
-        title: format!("The same minus `{baseline}`, with the same calls and seeds"),
-        rows: against.filter_map(|one| Some(row(one, one.against_baseline.as_ref()?, false))).collect(),
-        heads: owned(&heads),
-    });
-    for race in &results.calls_needed {
-        let rows = race.methods.iter().map(|method| {
-            let (calls, factor) = needed(method);
-            vec![method.method.clone(), calls, factor]
-        });
-        tables.push(Table {
-            title: format!(
-                "Calls needed for the {} that `{baseline}` reaches with {} ({:.4})",
-                race.by, race.budget, race.target
-            ),
-            heads: owned(&["method", "calls", "saved"]),
-            rows: rows.collect(),
-        });
-    }
+    tables.push(Table::new(
+        "Choosing inputs, minus the same method on inputs drawn at random".to_owned(),
+        &["method", "at random", "calls", "seeds", "accuracy", "agreement", "better"],
+        results.choices.iter().map(choice),
+    ));
     tables.retain(|table| !table.rows.is_empty());
     tables
+}
+
+fn quality(results: &Results) -> Table {
+    let title = "Quality".to_owned();
+    let rows = results.table.iter();
+    if rows.clone().all(|row| row.usd.is_none()) {
+        let heads = ["method", "calls", "seeds", "accuracy", "agreement", "ECE", "loss"];
+        return Table::new(title, &heads, rows.map(|row| scores(row, &row.test)));
+    }
+    let heads = ["method", "calls", "dollars", "seeds", "accuracy", "agreement", "ECE", "loss"];
+    let rows = rows.map(|row| {
+        let mut cells = scores(row, &row.test);
+        cells.insert(2, row.usd.map_or_else(|| "-".to_owned(), |usd| usd.to_string()));
+        cells
+    });
+    Table::new(title, &heads, rows)
+}
+
+fn against(results: &Results, baseline: &str) -> Table {
+    let rows = results.table.iter().filter_map(|row| Some(scores(row, row.against_baseline.as_ref()?)));
+    Table::new(
+        format!("The same minus `{baseline}`, with the same calls and seeds"),
+        &["method", "calls", "seeds", "accuracy", "agreement", "ECE", "loss"],
+        rows,
+    )
+}
+
+fn calls_needed(race: &Race, baseline: &str) -> Table {
+    let Race { by, budget, target, methods } = race;
+    let title = format!("Calls needed for the {by} that `{baseline}` reaches with {budget} ({target:.4})");
+    let rows = methods.iter().map(|method| {
+        let (calls, factor) = needed(method);
+        vec![method.method.clone(), calls, factor]
+    });
+    Table::new(title, &["method", "calls", "saved"], rows)
+}
+
+/// Who, with how many calls and seeds, and the measures.
+fn scores(row: &Row, measures: &Measures) -> Vec<String> {
+    let seeds = measures.loss.values.len().max(measures.agreement.values.len());
+    let mut cells = vec![row.method.clone(), row.budget.to_string(), seeds.to_string()];
+    cells.extend([&measures.accuracy, &measures.agreement, &measures.ece, &measures.loss].map(measure));
+    cells
+}
+
+/// A difference, and whether the seeds show it.
+fn choice(choice: &Choice) -> Vec<String> {
+    let Choice { method, random, budget, difference, better_by, worse_by } = choice;
+    let seeds = difference.accuracy.values.len().max(difference.agreement.values.len());
+    let better = match (better_by.join(", "), worse_by.join(", ")) {
+        (better, worse) if better.is_empty() && worse.is_empty() => "not shown".to_owned(),
+        (better, worse) if worse.is_empty() => format!("by {better}"),
+        (better, worse) if better.is_empty() => format!("worse by {worse}"),
+        (better, worse) => format!("by {better}; worse by {worse}"),
+    };
+    let [accuracy, agreement] = [&difference.accuracy, &difference.agreement].map(measure);
+    vec![method.clone(), random.clone(), budget.to_string(), seeds.to_string(), accuracy, agreement, better]
 }
 
 /// Mean and half the interval.
@@ -242,7 +273,6 @@ fn curves(results: &Results, what: &str, pick: Pick) -> Vec<Drawing> {
 mod tests {
     use tuition_ledger::Usd;
 
-    use super::super::table::Race;
     use super::*;
 
     fn results() -> Results {
@@ -286,6 +316,14 @@ mod tests {
                     needed("none", Bound::MoreThan, 250.0),
                 ],
             }],
+            choices: vec![Choice {
+                method: "margin".into(),
+                random: "kd".into(),
+                budget: 100,
+                difference: measures(&[0.25, 0.25]),
+                better_by: vec!["agreement"],
+                worse_by: vec!["accuracy"],
+            }],
             teacher_accuracy: Some(0.9),
         }
     }
@@ -325,6 +363,12 @@ mod tests {
         | ckd | 100 or fewer | 2.50 x or more |
         | none | more than 250 | less than 1.00 x |
 
+        ## Choosing inputs, minus the same method on inputs drawn at random
+
+        | method | at random | calls | seeds | accuracy | agreement | better |
+        | --- | --- | --- | --- | --- | --- | --- |
+        | margin | kd | 100 | 2 | 0.2500 ± 0.0000 | 0.2500 ± 0.0000 | by agreement; worse by accuracy |
+
         Means over seeds ± half of the 95 % interval (Student's t), on the part that is held out, by which nothing was chosen. A seed draws the order of buying and the student's first weights.
 
         Dollars are what the answers of one cell cost that it learns from; cells share them.
@@ -339,7 +383,7 @@ mod tests {
     fn the_page_has_plots_and_no_scripts() {
         let page = html(&results());
         assert_eq!(page.matches("<svg").count(), 4, "{page}");
-        assert_eq!(page.matches("<table>").count(), 3, "{page}");
+        assert_eq!(page.matches("<table>").count(), 4, "{page}");
         assert!(page.contains("s&lt;1&gt;") && !page.contains("<script") && !page.contains("http"), "{page}");
         let mut unpriced = results();
         unpriced.table[1].usd = None;

@@ -8,6 +8,7 @@ use tuition_ledger::Usd;
 use tuition_trainer::{Measure, Measures};
 
 use super::cells::{Score, dollars};
+use super::choice::{Choice, choices};
 use super::config::Sweep;
 
 /// The measures of a sweep.
@@ -25,6 +26,8 @@ pub(crate) struct Results {
     pub(crate) table: Vec<Row>,
     /// By accuracy and by agreement, where there is a baseline.
     pub(crate) calls_needed: Vec<Race>,
+    /// Each method that chooses its inputs beside the same one that does not, where the sweep has both.
+    pub(crate) choices: Vec<Choice>,
     /// The teacher's own accuracy on the part that is judged by, where the truth is known.
     pub(crate) teacher_accuracy: Option<f64>,
 }
@@ -123,12 +126,14 @@ pub(crate) fn results(sweep: &Sweep, cells: Vec<Score>) -> Results {
         unfinished: names.filter(|name| !done(name)).collect(),
         table,
         calls_needed: races,
+        choices: choices(sweep, &cells),
         teacher_accuracy: cells.first().and_then(|score| score.teacher),
         cells,
     }
 }
 
-fn of<'a>(cells: &'a [Score], method: &str, budget: u64) -> Vec<&'a Score> {
+/// The cells of a method with a budget.
+pub(super) fn of<'a>(cells: &'a [Score], method: &str, budget: u64) -> Vec<&'a Score> {
     cells.iter().filter(|score| score.method == method && score.budget == budget).collect()
 }
 
@@ -143,7 +148,7 @@ fn measures(values: impl Fn(Pick) -> Vec<f64>) -> Measures {
 }
 
 /// The differences `one - two` over the seeds that both have.
-fn paired(one: &[&Score], two: &[&Score]) -> Option<Measures> {
+pub(super) fn paired(one: &[&Score], two: &[&Score]) -> Option<Measures> {
     let pairs: Vec<(&Score, &Score)> = one
         .iter()
         .filter_map(|own| Some((*own, *two.iter().find(|other| other.seed == own.seed)?)))
