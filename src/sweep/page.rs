@@ -133,6 +133,10 @@ fn notes(results: &Results) -> Vec<String> {
             "Calls needed: where the means first reach it, linear in the logarithm of the calls between two budgets.".to_owned(),
         );
     }
+    notes.extend(results.checkpoints.iter().map(|(method, count)| {
+        let times = count + 1;
+        format!("`{method}` asks earlier checkpoints as well: it buys {times} answers for each of its calls.")
+    }));
     if !results.unfinished.is_empty() {
         let names: Vec<String> = results.unfinished.iter().map(|name| format!("`{name}`")).collect();
         notes.push(format!("Not finished, and not in these numbers: {}.", names.join(", ")));
@@ -324,6 +328,7 @@ mod tests {
                 better_by: vec!["agreement"],
                 worse_by: vec!["accuracy"],
             }],
+            checkpoints: [("progressive".to_owned(), 2)].into(),
             teacher_accuracy: Some(0.9),
         }
     }
@@ -374,6 +379,8 @@ mod tests {
         Dollars are what the answers of one cell cost that it learns from; cells share them.
 
         Calls needed: where the means first reach it, linear in the logarithm of the calls between two budgets.
+
+        `progressive` asks earlier checkpoints as well: it buys 3 answers for each of its calls.
 
         Not finished, and not in these numbers: `s.ckd.250.s1`.
         ");

@@ -3,11 +3,13 @@
 //! Pure: must not know files or pages. Invariants: a difference is taken between cells of the same budget and seed; what
 //! lies outside the budgets that were tried is bounded, never extrapolated.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use tuition_ledger::Usd;
 use tuition_trainer::{Measure, Measures};
 
-use super::cells::{Score, dollars};
+use super::cells::{Cell, Score, dollars};
 use super::choice::{Choice, choices};
 use super::config::Sweep;
 
@@ -28,6 +30,8 @@ pub(crate) struct Results {
     pub(crate) calls_needed: Vec<Race>,
     /// Each method that chooses its inputs beside the same one that does not, where the sweep has both.
     pub(crate) choices: Vec<Choice>,
+    /// How many checkpoints a method asks beside the teacher, about every input; methods that ask none are left out.
+    pub(crate) checkpoints: BTreeMap<String, usize>,
     /// The teacher's own accuracy on the part that is judged by, where the truth is known.
     pub(crate) teacher_accuracy: Option<f64>,
 }
@@ -127,9 +131,16 @@ pub(crate) fn results(sweep: &Sweep, cells: Vec<Score>) -> Results {
         table,
         calls_needed: races,
         choices: choices(sweep, &cells),
+        checkpoints: checkpoints(sweep),
         teacher_accuracy: cells.first().and_then(|score| score.teacher),
         cells,
     }
+}
+
+fn checkpoints(sweep: &Sweep) -> BTreeMap<String, usize> {
+    let asked = |cell: &Cell| cell.run.teacher.as_ref().map_or(0, |teacher| teacher.checkpoints.len());
+    let all = sweep.cells.iter().map(|cell| (cell.method.clone(), asked(cell)));
+    all.filter(|(_, asked)| *asked > 0).collect()
 }
 
 /// The cells of a method with a budget.
@@ -227,6 +238,16 @@ mod tests {
         // The first time counts: a curve may fall again.
         check(&[(100, 0.5), (400, 0.7), (1600, 0.6)], 0.6, Some((Bound::About, 200.0)));
         check(&[], 0.6, None);
+    }
+
+    #[test]
+    fn what_checkpoints_are_asked_is_told() {
+        let run = "name = \"r\"\n[teacher]\nname = \"t\"\n[data]\nsource = \"jsonl\"\npath = \"x\"\n[budget]\ncalls = 9\n\
+                   [student]\nkind = \"mlp\"\nhidden = [4]\n[method]\nlosses = [{ kind = \"labels\" }]\n";
+        let text = "name = \"s\"\nrun = \"run.toml\"\nbudgets = [100]\nseeds = [1, 2]\n[[method]]\nname = \"a\"\n[[method]]\nname = \"b\"\n\
+                    over.teacher.checkpoints = [\"t1\", \"t2\"]\nover.method.progressive = { steps = 5 }\n";
+        let sweep = Sweep::parse(text, run).unwrap();
+        assert_eq!(results(&sweep, vec![]).checkpoints, BTreeMap::from([("b".to_owned(), 2)]));
     }
 
     fn sweep() -> Sweep {
