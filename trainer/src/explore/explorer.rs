@@ -279,7 +279,7 @@ impl<'a> Explorer<'a> {
 
 /// The pair of this number: (0, 1), (0, 2), (1, 2), (0, 3) and so on. All pairs of 60,000 inputs would fill 29 GB.
 fn pair(number: usize) -> (usize, usize) {
-    let two = (1 + (1 + 8 * number).isqrt()) / 2;
+    let two = (1 + 8 * number).isqrt().div_ceil(2);
     (number - two * (two - 1) / 2, two)
 }
 
