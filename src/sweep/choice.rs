@@ -53,12 +53,16 @@ pub(crate) fn choices(sweep: &Sweep, scores: &[Score]) -> Vec<Choice> {
 /// The method that differs from a cell's in drawing its inputs, where this cell does not.
 fn counterpart<'a>(sweep: &'a Sweep, cell: &Cell) -> Option<&'a str> {
     let drawn = |run: &RunConfig| run.acquire.is_plain() && run.explore.is_none();
+    if drawn(&cell.run) {
+        return None;
+    }
+    let beside = sweep.cells.iter().filter(|other| (other.budget, other.seed) == (cell.budget, cell.seed));
+    let mut drawn = beside.filter(|other| drawn(&other.run));
     let same = |other: &&Cell| {
         let RunConfig { name, acquire, explore, .. } = other.run.clone();
-        drawn(&other.run) && RunConfig { name, acquire, explore, ..cell.run.clone() } == other.run
+        RunConfig { name, acquire, explore, ..cell.run.clone() } == other.run
     };
-    let found = sweep.cells.iter().filter(|_| !drawn(&cell.run)).find(same);
-    found.map(|cell| cell.method.as_str())
+    drawn.find(same).map(|other| other.method.as_str())
 }
 
 /// The measures whose difference has a sign, whatever the seeds.
